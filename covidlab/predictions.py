@@ -46,7 +46,9 @@ class Predictions:
         if not np.isfinite(p).all():
             raise ValueError("probabilities hold NaN or infinity: did the training diverge?")
         if p.size and (p.min() < -1e-4 or np.abs(p.sum(1) - 1).max() > 1e-3):
-            raise ValueError("probabilities must be ≥ 0 with rows summing to 1: apply softmax first")
+            raise ValueError(
+                "probabilities must be ≥ 0 with rows summing to 1: apply softmax first"
+            )
         unknown = sorted(set(self.frame["label"]) - set(self.classes))
         if unknown:
             raise ValueError(f"labels {unknown} are not among the classes {list(self.classes)}")

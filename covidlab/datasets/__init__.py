@@ -1,0 +1,33 @@
+"""Where images come from: a manifest, a folder and a card; readers, checks, splits, the phantom."""
+
+from .catalogue import catalogue, fetch, find, from_csv, from_folder, load
+from .check import check, require
+from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
+from .readers import ImageError, read_hu, read_image, read_mask
+from .split import LeakageWarning, Split, has_official, kfold, official, split
+
+__all__ = [
+    "Card",
+    "Dataset",
+    "DatasetError",
+    "ImageError",
+    "LeakageWarning",
+    "Problem",
+    "Split",
+    "catalogue",
+    "check",
+    "fetch",
+    "find",
+    "from_csv",
+    "from_folder",
+    "has_official",
+    "kfold",
+    "load",
+    "official",
+    "read_hu",
+    "read_image",
+    "read_manifest",
+    "read_mask",
+    "require",
+    "split",
+]

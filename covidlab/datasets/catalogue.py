@@ -1,0 +1,209 @@
+"""Which datasets there are, where one of them is on this machine, and how to get it if it is not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import tomllib
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from covidlab import paths
+
+from . import phantom
+from .check import require
+from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
+from .readers import SUFFIXES
+
+GENERATORS = {"phantom-ct": lambda folder, **options: phantom.generate(folder, **options)}
+SIZES = {"smoke": 16, "fast": 100, "paper": 300}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dataset of the catalogue (`data/catalogue.toml`): its card, and how it comes to a machine.
+
+    `papers` used it; `layout` is the importer for the form its makers publish; `download` has
+    `url` and `sha256` where a direct download exists; `size` is in words.
+    """
+
+    card: Card
+    papers: tuple[str, ...] = ()
+    size: str = ""
+    layout: str = ""
+    url: str = ""
+    sha256: str = ""
+
+
+@cache
+def catalogue() -> dict[str, Entry]:
+    """Every dataset the papers used and every one that can be read here, by id."""
+    path = paths.data() / "catalogue.toml"
+    with open(path, "rb") as file:
+        table = tomllib.load(file)
+    card_keys = {f.name for f in fields(Card)} - {"id"}
+    entries = {}
+    for name, given in table.items():
+        given = dict(given)
+        download = given.pop("download", {})
+        card = Card(id=name, **{k: given.pop(k) for k in [*given] if k in card_keys})
+        entries[name] = Entry(card, tuple(given.pop("papers", ())), **given, **download)
+    return entries
+
+
+def find(name: str) -> Path | None:
+    """The folder of dataset `name` on this machine (it holds manifest.csv), or None."""
+    for folder in paths.dataset_folders():
+        if (folder / name / "manifest.csv").is_file():
+            return folder / name
+    return None
+
+
+def load(name, *, profile: str = "paper", check: bool = True, **options) -> Dataset:
+    """A dataset by catalogue id, or a folder or CSV of your own by its path.
+
+    Looked for in the folders of `COVIDLAB_DATA`, `data/` and the user cache; images generated
+    here ("phantom-ct") are made once and cached. `options` go to the generator (`n_patients`,
+    `seed`, …); without `n_patients`, `profile` decides how many (smoke 16, fast 100, paper 300).
+    Real datasets are always whole and take no options but `seed`, which changes nothing in them.
+
+    Raises
+    ------
+    FileNotFoundError : not on this machine; the message says how to get it.
+    KeyError : no such id, naming those there are.
+    DatasetError : something is wrong with it, all of it at once (`check=False` loads it anyway).
+    """
+    if profile not in SIZES:
+        raise ValueError(f"profile={profile!r} must be one of {', '.join(SIZES)}")
+    if name in GENERATORS:
+        return _generated(name, {"n_patients": SIZES[profile], "seed": 0, **options})
+    options.pop("seed", None)
+    if options:
+        raise TypeError(f"{name!r} is not generated, so it takes no {', '.join(options)}")
+    folder = find(str(name)) if not os.path.isabs(name) else None
+    if folder is not None:
+        dataset = Dataset(read_manifest(folder / "manifest.csv"), folder, _card(str(name)))
+    elif Path(name).is_file():
+        dataset = from_csv(name, check=False)
+    elif Path(name).is_dir():
+        dataset = from_folder(name, check=False)
+    elif name in catalogue():
+        looked = "\n  ".join(str(f) for f in paths.dataset_folders())
+        raise FileNotFoundError(
+            f"dataset {name!r} is not on this machine. {catalogue()[name].card.get}\n"
+            f"Put it (with its manifest.csv, see `covidlab data import`) as {name}/ under one of:\n"
+            f"  {looked}\nor name another folder in the environment variable COVIDLAB_DATA."
+        )
+    else:
+        raise KeyError(
+            f"no dataset {name!r}: neither a folder or CSV, nor one of "
+            f"{', '.join([*GENERATORS, *catalogue()])}"
+        )
+    return require(dataset) if check else dataset
+
+
+def from_folder(folder, check: bool = True, **card) -> Dataset:
+    """A folder of your own: with a manifest.csv, or with one subfolder of images for each class.
+
+    File names give no patients, so each image stands for itself: add a manifest with `patient_id`
+    as soon as patients repeat. Keywords fill in the `Card` (`classes`, `positive`, `licence`…).
+    """
+    root = Path(folder).expanduser().resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder at {root}: check the path")
+    if (root / "manifest.csv").is_file():
+        return from_csv(root / "manifest.csv", check=check, **card)
+    rows = [
+        {"image": file.relative_to(root).as_posix(), "label": sub.name}
+        for sub in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        for file in sorted(sub.rglob("*"))
+        if file.suffix.lower() in SUFFIXES and file.is_file()
+    ]
+    classes = tuple(card.pop("classes", ())) or tuple(
+        p.name for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")
+    )
+    if not rows:
+        what = "holds no class-named subfolders with images" if classes else "is empty"
+        remedy = f"expected FOLDER/CLASS/IMAGE with {', '.join(sorted(SUFFIXES))}"
+        raise DatasetError(str(root), [Problem("no images", str(root), what, remedy)])
+    dataset = Dataset(pd.DataFrame(rows), root, _own_card(root.name, classes=classes, **card))
+    return require(dataset) if check else dataset
+
+
+def from_csv(csv, root=None, check: bool = True, **card) -> Dataset:
+    """A CSV of your own with the columns `image` and `label` (others as in a manifest).
+
+    Paths start from `root`, by default the CSV's folder. Keywords fill in the `Card`.
+    """
+    csv = Path(csv).expanduser().resolve()
+    root = Path(root).expanduser().resolve() if root else csv.parent
+    name = csv.parent.name if csv.name == "manifest.csv" else csv.stem
+    dataset = Dataset(read_manifest(csv), root, _own_card(name, **card))
+    return require(dataset) if check else dataset
+
+
+def fetch(name: str, folder=None) -> Path:
+    """Downloads and unpacks a dataset whose catalogue entry has a direct address (through pooch).
+
+    Into `folder`, by default the user cache; the checksum is verified. Raises LookupError, with
+    the way to get it by hand, when there is no such address.
+    """
+    entry = _entry(name)
+    if not entry.url:
+        raise LookupError(f"{name!r} has no direct download. {entry.card.get}")
+    import pooch
+
+    target = Path(folder) if folder else paths.cache() / "downloads" / name
+    archive = pooch.retrieve(
+        entry.url, known_hash=entry.sha256 or None, path=target, progressbar=True
+    )
+    if archive.endswith((".zip", ".tar.gz", ".tgz", ".tar")):
+        unpack = pooch.Unzip() if archive.endswith(".zip") else pooch.Untar()
+        unpack(archive, "fetch", None)
+        return Path(archive + (".unzip" if archive.endswith(".zip") else ".untar"))
+    return Path(archive)
+
+
+def _entry(name: str) -> Entry:
+    try:
+        return catalogue()[name]
+    except KeyError:
+        raise KeyError(f"no dataset {name!r} in the catalogue: {', '.join(catalogue())}") from None
+
+
+def _card(name: str) -> Card:
+    entry = catalogue().get(name)
+    return entry.card if entry else _own_card(name)
+
+
+def _own_card(name: str, **given) -> Card:
+    return Card(id=name, **{"title": name, "licence": "your own data", **given})
+
+
+def _generated(name: str, options: dict) -> Dataset:
+    """Generated data from the user cache, made now if this very set is not there yet."""
+    made_by = hashlib.sha256(Path(phantom.__file__).read_bytes()).hexdigest()[:8]
+    key = "-".join([made_by, *(f"{k}={options[k]}" for k in sorted(options))])
+    folder = writable(paths.cache() / "datasets" / name) / key
+    if not (folder / "manifest.csv").is_file():
+        if folder.exists():
+            shutil.rmtree(folder)
+        GENERATORS[name](folder, **options)
+    return Dataset(read_manifest(folder / "manifest.csv"), folder, _card(name))
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be; PermissionError naming it and the remedy when it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write to {folder} ({error.strerror}): set COVIDLAB_CACHE to a folder that can be"
+        ) from error
