@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from .manifest import MASKS, Dataset, DatasetError, Problem
+from .manifest import MASKS, Dataset, DatasetError, Problem, file_hash
 from .readers import ImageError, image_size, read_image, read_mask
 
 
@@ -50,7 +49,7 @@ def check_row(dataset: Dataset, i: int) -> tuple[np.ndarray | None, list[Problem
     if path is None or not path.is_file():
         return None, problems
     expected = dataset.frame["sha256"].iat[i]
-    if expected and (actual := _sha256(path)) != expected.lower():
+    if expected and (actual := file_hash(path)) != expected.lower():
         problems.append(
             Problem(
                 "checksum",
@@ -133,7 +132,3 @@ def _files_exist(dataset: Dataset) -> list[Problem]:
                 problems.append(Problem("missing image", "manifest", what, remedy))
     return problems
 
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -190,21 +191,18 @@ class Dataset:
         )
         return table.sort_index()
 
-    def fingerprint(self) -> str:
-        """Hash of what was learned from: every row's path, label, patient, masks and file content.
+    def fingerprint(self, masks: bool = False) -> str:
+        """Hash of every row's path, label, patient and image content, with `masks` theirs too.
 
-        Contents are known by the manifest's sha256 (verified whenever a file is decoded); a file
-        without one is known by its size and time of change.
+        The same data give the same hash on any machine. Contents are known by the manifest's
+        sha256, which is verified whenever a file is decoded, else by reading the file.
         """
         digest = hashlib.sha256()
-        names = ["image", "label", "patient_id", *MASKS, "sha256"]
-        for row in self.frame[names].itertuples(index=False, name=None):
-            known = [*row]
-            for name in [row[0] if not row[-1] else "", *row[3:5]]:
-                if name and (self.root / name).is_file():
-                    stat = (self.root / name).stat()
-                    known.append(f"{stat.st_size}:{stat.st_mtime_ns}")
-            digest.update("\x1f".join(known).encode() + b"\x1e")
+        columns = ["image", "label", "patient_id", "sha256", *(MASKS if masks else ())]
+        for name, label, patient, known, *files in self.frame[columns].to_numpy(str):
+            contents = [known or file_hash(self.root / name)]
+            contents += [file_hash(self.root / f) if f else "" for f in files]
+            digest.update("\x1f".join([name, label, patient, *contents]).encode() + b"\x1e")
         return digest.hexdigest()
 
     def check(self, deep: bool = True) -> list[Problem]:
@@ -212,6 +210,18 @@ class Dataset:
         from .check import check
 
         return check(self, deep=deep)
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file in hex, remembered until the file's size or time of change differ."""
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 18)
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

@@ -1,0 +1,12 @@
+"""Tensor → tensor: one file for each network a paper introduces; a zoo for those libraries have."""
+
+from importlib import import_module
+
+_HOME = {"CoVCTNet": "cov_ctnet", "NETWORKS": "zoo", "create": "zoo", "count_parameters": "zoo"}
+__all__ = [*_HOME]
+
+
+def __getattr__(name):  # torch is imported when the first network is asked for
+    if name in _HOME:
+        return getattr(import_module(f"covidlab.models.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'covidlab.models' has no attribute {name!r}")

@@ -1,0 +1,38 @@
+"""Dataset + recipe → trained fastai Learner, with a record of what was done."""
+
+from importlib import import_module
+
+from .recipe import KHAN_SCREENING, Recipe
+from .record import RunRecord
+from .reproducible import set_seed
+
+_HOME = {
+    "ArrayDL": "loaders",
+    "dataloaders": "loaders",
+    "fit": "learner",
+    "learner": "learner",
+    "load_weights": "learner",
+    "predict": "learner",
+    "prepare": "arrays",
+}
+__all__ = ["KHAN_SCREENING", "Recipe", "RunRecord", "set_seed", *_HOME]
+
+
+def __getattr__(name):  # fastai is imported when the first training is asked for
+    if name in _HOME:
+        module = _quietly(_HOME[name])
+        for attribute, home in _HOME.items():
+            if home == _HOME[name]:
+                globals()[attribute] = getattr(module, attribute)
+        return globals()[name]
+    raise AttributeError(f"module 'covidlab.training' has no attribute {name!r}")
+
+
+def _quietly(module):
+    """fastai warns, while it is imported, of three things that are its own to mend."""
+    import warnings
+
+    with warnings.catch_warnings():
+        for message in ("numpy.core is deprecated", ".*chained_assignment", ".*torch.jit.script"):
+            warnings.filterwarnings("ignore", message=message)
+        return import_module(f"covidlab.training.{module}")

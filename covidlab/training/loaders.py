@@ -1,0 +1,151 @@
+"""Manifest → fastai `DataLoaders`, a batch at a time from arrays that are ready."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import Category, CategoryMap, Normalize, TensorCategory
+from fastai.torch_core import TensorImage, TensorImageBW
+from fastai.vision.augment import aug_transforms
+from fastcore.basics import chunked
+
+from covidlab.datasets.manifest import Dataset
+from covidlab.datasets.split import Split
+
+from .arrays import Prepared, prepare
+from .recipe import Recipe
+
+
+class ArrayItems:
+    """Rows of a prepared array with their classes, in the form fastai expects of a dataset.
+
+    `items[i]` is one (image, class) pair; `batch(rows)` a whole batch, cut from the array at once.
+    """
+
+    n_inp = 1
+
+    def __init__(self, array, rows, targets, vocab, channels: int, training: bool):
+        self.array, self.rows, self.targets = array, np.asarray(rows), np.asarray(targets)
+        self.vocab, self.channels = CategoryMap(vocab, sort=False), channels
+        self.split_idx = 0 if training else 1  # fastai augments where split_idx is 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        x, y = self.batch([i])
+        return x[0], y[0]
+
+    def batch(self, positions):
+        """(N, C, H, W) float32 in [0, 1] and (N,) int64."""
+        images = torch.from_numpy(np.ascontiguousarray(self.array[self.rows[positions]]))
+        images = images[:, None].expand(-1, self.channels, -1, -1)
+        kind = TensorImageBW if self.channels == 1 else TensorImage
+        return kind(images), TensorCategory(torch.from_numpy(self.targets[positions]))
+
+    def decode(self, pair, full: bool = True):
+        return (pair[0], Category(self.vocab[int(pair[1])]))
+
+    @property
+    def items(self):  # fastai's Interpretation asks the loader for `items.iloc[rows]`
+        return self
+
+    @property
+    def iloc(self):
+        return _Subset(self)
+
+
+class _Subset:
+    def __init__(self, of: ArrayItems):
+        self.of = of
+
+    def __getitem__(self, positions):
+        of, at = self.of, np.asarray(positions)
+        return ArrayItems(of.array, of.rows[at], of.targets[at], of.vocab, of.channels, False)
+
+
+class ArrayDL(TfmdDL):
+    """fastai's loader over `ArrayItems`: no items, no workers, no collation."""
+
+    def __init__(self, dataset, **options):
+        super().__init__(dataset, **{**options, "num_workers": 0})
+
+    def create_batches(self, samples):
+        for positions in chunked(samples, self.bs, self.drop_last):
+            yield self.dataset.batch(positions)
+
+    def do_batch(self, b):  # fastai's first look at the data hands over a single item
+        return self.dataset.batch([0])
+
+
+def dataloaders(split: Split, recipe: Recipe, seed: int = 0, progress: bool = True) -> DataLoaders:
+    """fastai `DataLoaders` of a split: train (shuffled, augmented as the recipe says) and valid.
+
+    Batches are images (N, C, S, S), normalised by mean and standard deviation of the training
+    part, and classes (N,). Every file was decoded and checked before this returns. The result
+    carries `.recipe`, `.split`, `.seed` and `.prepared` for `learner`, `fit` and `predict`.
+
+    Raises DatasetError with everything that is wrong with the data, ValueError for a training
+    part smaller than one batch.
+    """
+    from .reproducible import set_seed
+
+    prepared = prepare(*split, recipe=recipe, progress=progress)
+    if len(split.train) < 2:
+        raise ValueError(
+            f"the training part has {len(split.train)} image(s): at least 2 are needed"
+        )
+    set_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mean, std = _statistics(prepared, split.train)
+    stats = [np.full(recipe.channels, v, np.float32).tolist() for v in (mean, std)]
+    transforms = [Normalize.from_stats(*stats, cuda=device.type == "cuda")]
+    augmented = aug_transforms(**recipe.augment) if recipe.augment is not None else []
+    loaders = []
+    for data, training in ((split.train, True), (split.valid, False)):
+        size = min(recipe.batch_size, len(data)) if training else 2 * recipe.batch_size
+        loaders.append(
+            ArrayDL(
+                _items(prepared, data, recipe, training),
+                bs=size,
+                shuffle=training,
+                # a last batch of one image has no variance for batch normalisation
+                drop_last=training,
+                after_batch=[*(augmented if training else []), *transforms],
+                device=device,
+            )
+        )
+    dls = DataLoaders(*loaders, device=device)
+    dls.recipe, dls.split, dls.seed, dls.prepared = recipe, split, seed, prepared
+    return dls
+
+
+def loader_for(dls: DataLoaders, dataset: Dataset) -> ArrayDL:
+    """A loader over any dataset, in its order, seen exactly as the validation part of `dls` is."""
+    if dls.split.train.classes != dataset.classes:
+        raise ValueError(
+            f"the network knows the classes {dls.split.train.classes}, {dataset.card.id!r} has "
+            f"{dataset.classes}: bring them together with `relabel`"
+        )
+    prepared = dls.prepared
+    if not prepared.holds(dataset):
+        prepared = prepare(dataset, recipe=dls.recipe, for_training=False)
+    return dls.valid.new(_items(prepared, dataset, dls.recipe, training=False))
+
+
+def _items(prepared: Prepared, data: Dataset, recipe: Recipe, training: bool) -> ArrayItems:
+    rows = prepared.rows(data)
+    return ArrayItems(prepared.array, rows, data.targets, data.classes, recipe.channels, training)
+
+
+def _statistics(prepared: Prepared, data: Dataset) -> tuple[float, float]:
+    """Mean and standard deviation over all training pixels, without a second copy of them."""
+    total = squares = 0.0
+    rows = np.sort(prepared.rows(data))
+    for at in np.array_split(rows, max(1, len(rows) // 256)):
+        block = prepared.array[at].astype(np.float64)
+        total, squares = total + block.sum(), squares + np.square(block).sum()
+    n = len(rows) * prepared.array[0].size
+    mean = total / n
+    return float(mean), float(max(squares / n - mean**2, 1e-12) ** 0.5)

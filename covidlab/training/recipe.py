@@ -1,0 +1,144 @@
+"""`Recipe`: what a paper prescribes, so that it can be recorded, hashed, compared and varied."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from covidlab.imaging import ENHANCEMENTS
+
+OPTIMISERS = ("sgd", "adam")
+SCHEDULES = ("constant", "one_cycle", "step")
+PROFILES = ("smoke", "fast", "paper")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that changes the result of a training, but for data and seed.
+
+    Parameters
+    ----------
+    name, source : what it is called; paper, section and page it is taken from.
+    network, options : a key of `models.NETWORKS`, and arguments for it.
+    pretrained : start from ImageNet weights.
+    size, channels, fit : input in pixels a side, 1 or 3 channels, and how an image comes to it
+        (see `imaging.resize`).
+    enhance : a key of `imaging.ENHANCEMENTS`, applied at the image's own size.
+    batch_size, optimiser, lr, momentum, weight_decay : momentum is Adam's first beta; weight decay
+        is the L2 penalty.
+    schedule, steps, gamma : "constant", "one_cycle" (rising to `lr`, then down), or "step" (× gamma
+        at each epoch in `steps`).
+    epochs, folds : length of a training; folds of the paper's cross-validation.
+    augment : arguments for fastai's `aug_transforms`; None for none.
+    class_weights : weigh the loss by the inverse frequency of the classes in training.
+    monitor : what the best epoch is chosen by, "valid_loss" or a metric's name.
+    laptop : fields that `.fast()` replaces; not part of the recipe's identity.
+    """
+
+    name: str
+    source: str = ""
+    network: str = "ResNet-18"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    size: int = 224
+    channels: int = 1
+    fit: str = "squash"
+    enhance: str = "none"
+    batch_size: int = 8
+    optimiser: str = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    steps: tuple[int, ...] = ()
+    gamma: float = 0.1
+    epochs: int = 10
+    folds: int = 5
+    augment: Mapping[str, Any] | None = None
+    class_weights: bool = False
+    monitor: str = "valid_loss"
+    laptop: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self):
+        choices = {
+            "enhance": tuple(ENHANCEMENTS),
+            "optimiser": OPTIMISERS,
+            "schedule": SCHEDULES,
+            "channels": (1, 3),
+            "fit": ("squash", "pad", "crop"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"recipe {self.name!r}: {name}={getattr(self, name)!r} not in {allowed}"
+                )
+        for name in ("size", "batch_size", "epochs", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"recipe {self.name!r}: {name}={getattr(self, name)!r} must be above 0"
+                )
+        if unknown := set(self.laptop) - {f.name for f in fields(self)}:
+            raise ValueError(f"recipe {self.name!r}: laptop names no fields: {sorted(unknown)}")
+
+    def but(self, **changes) -> Recipe:
+        """The same recipe with some fields changed."""
+        return replace(self, **changes)
+
+    def fast(self) -> Recipe:
+        """The same for a laptop: the fields in `laptop` replace the paper's."""
+        return replace(self, **self.laptop)
+
+    def smoke(self) -> Recipe:
+        """One epoch of the fast recipe: does everything run?"""
+        return replace(self.fast(), epochs=1)
+
+    def at(self, profile: str) -> Recipe:
+        """The recipe of a profile: "paper" as published, "fast" for a laptop, "smoke" for tests."""
+        if profile not in PROFILES:
+            raise ValueError(f"profile={profile!r} must be one of {', '.join(PROFILES)}")
+        return {"smoke": self.smoke, "fast": self.fast, "paper": lambda: self}[profile]()
+
+    def asdict(self) -> dict[str, Any]:
+        """Every field but `laptop`, ready for JSON."""
+        fields = asdict(self)
+        del fields["laptop"]
+        return json.loads(json.dumps(fields))
+
+    def hash(self) -> str:
+        """Twelve hex digits that change when, and only when, a result could."""
+        content = {k: v for k, v in self.asdict().items() if k not in ("name", "source", "folds")}
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def changed(self, other: Recipe) -> dict[str, tuple]:
+        """The fields in which two recipes differ: {name: (mine, the other's)}."""
+        mine, others = self.asdict(), other.asdict()
+        return {k: (v, others[k]) for k, v in mine.items() if v != others[k]}
+
+
+KHAN_SCREENING = Recipe(
+    name="Khan screening",
+    source="Khan et al. 2020, Sections 3.1 and 4.2",
+    network="CoV-CTNet",
+    size=82,
+    enhance="idwt",
+    batch_size=8,
+    optimiser="sgd",
+    lr=1e-3,
+    momentum=0.95,
+    # Not in the text: the default of the MATLAB trainer it used.
+    weight_decay=1e-4,
+    epochs=30,
+    folds=5,
+    laptop={
+        "size": 64,
+        "batch_size": 16,
+        "lr": 1e-2,
+        "momentum": 0.9,
+        "schedule": "one_cycle",
+        "epochs": 8,
+    },
+)
