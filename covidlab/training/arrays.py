@@ -97,31 +97,34 @@ def _write(file: Path, dataset: Dataset, recipe: Recipe, shape, progress: bool):
     """Fills a temporary file and renames it at the end: what is in the cache is whole."""
     from covidlab.datasets.catalogue import writable
 
-    enhance, problems = imaging.ENHANCEMENTS[recipe.enhance], []
-    folder = writable(file.parent)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+    handle, temporary = tempfile.mkstemp(dir=writable(file.parent), suffix=".part")
     os.close(handle)
     try:
-        array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-
-        def one(i):
-            image, wrong = check_row(dataset, i)
-            if not wrong:
-                image = enhance(image) if enhance else image
-                array[i] = np.clip(imaging.resize(image, recipe.size, recipe.fit), 0, 1)
-            return wrong
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            results = pool.map(one, range(len(dataset)))
-            if progress:
-                from tqdm.auto import tqdm
-
-                results = tqdm(results, total=len(dataset), desc=f"reading {dataset.card.id}")
-            problems = [p for some in results for p in some]
-        if problems:
+        if problems := _fill(temporary, dataset, recipe, shape, progress):
             raise DatasetError(f"dataset {dataset.card.id!r} in {dataset.root}", problems)
-        array.flush()
-        del array
         os.replace(temporary, file)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _fill(temporary: str, dataset: Dataset, recipe: Recipe, shape, progress: bool) -> list:
+    """Writes every image that is right into the array file; returns all that is wrong."""
+    enhance = imaging.ENHANCEMENTS[recipe.enhance]
+    array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+
+    def one(i):
+        image, problems = check_row(dataset, i)
+        if not problems:
+            image = enhance(image) if enhance else image
+            array[i] = np.clip(imaging.resize(image, recipe.size, recipe.fit), 0, 1)
+        return problems
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(one, range(len(dataset)))
+        if progress:
+            from tqdm.auto import tqdm
+
+            results = tqdm(results, total=len(dataset), desc=f"reading {dataset.card.id}")
+        problems = [p for some in results for p in some]
+    array.flush()
+    return problems

@@ -57,7 +57,7 @@ class KeepBest(TrackerCallback):
 def learner(dls, recipe=None, model=None, metrics=accuracy, seed: int | None = None, cbs=None):
     """A fastai `Learner` set up by the recipe of `dls`: network, loss, optimiser, precision.
 
-    `model` replaces the recipe's network (then the record says so). Seeds are set before the
+    `model` replaces the recipe's network. Seeds are set before the
     weights are drawn, so that recipe, data and seed give the same network. On a GPU it trains in
     mixed precision (bfloat16 where the GPU has it) and channels-last.
     """
@@ -88,12 +88,12 @@ def learner(dls, recipe=None, model=None, metrics=accuracy, seed: int | None = N
 def fit(learn, reuse: bool = False, show_progress: bool = True) -> RunRecord:
     """Trains by the recipe, keeps the best epoch on the validation part, writes the run record.
 
-    With `reuse`, a finished training of the same recipe, data, split and seed is taken from its
-    record instead of being repeated, so that an interrupted series goes on where it was.
+    With `reuse`, a finished training of the same recipe, data, split, seed and initial weights is
+    taken from its record instead of being repeated, so that an interrupted series goes on where it
+    was.
     """
     recipe, data = learn.recipe, _described(learn.dls)
-    network = type(learn.model).__name__
-    key = run_key(f"{recipe.hash()} {network}", data, learn.seed)
+    key = run_key([recipe.hash(), _weights_hash(learn.model)], data, learn.seed)
     folder = paths.runs() / key
     if reuse and (folder / "record.json").is_file():
         record = RunRecord.load(folder)
@@ -102,7 +102,7 @@ def fit(learn, reuse: bool = False, show_progress: bool = True) -> RunRecord:
         return record
     record = RunRecord(
         folder=folder,
-        recipe=recipe.asdict() | {"hash": recipe.hash()},
+        recipe=recipe.asdict() | {"hash": recipe.hash(), "model": type(learn.model).__name__},
         data=data,
         seed=learn.seed,
         environment=environment(),
@@ -176,6 +176,15 @@ def _class_weights(dls) -> torch.Tensor:
     return torch.tensor(
         counts.sum() / (len(counts) * counts), dtype=torch.float32, device=dls.device
     )
+
+
+def _weights_hash(model) -> str:
+    """Hash of the network as it stands: names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _described(dls) -> dict:

@@ -31,6 +31,13 @@ class RunRecord:
     seconds: float = 0.0
     metrics: dict[str, dict] = field(default_factory=dict)
 
+    def __repr__(self):
+        epochs = f"{len(self.history)} epochs, best {self.best_epoch}"
+        return (
+            f"RunRecord({self.recipe['network']} on {self.data['dataset']}, seed {self.seed}: {epochs}, "
+            f"{self.seconds:.0f} s; {self.folder.name})"
+        )
+
     @property
     def weights(self) -> Path:
         return self.folder / "weights.pth"
@@ -61,9 +68,9 @@ class RunRecord:
             ) from error
 
 
-def run_key(recipe_hash: str, data: dict, seed: int) -> str:
-    """Sixteen hex digits that name one training: recipe, data, split and seed."""
-    text = json.dumps([recipe_hash, data["fingerprint"], data["split"], seed])
+def run_key(trained: list[str], data: dict, seed: int) -> str:
+    """Sixteen hex digits that name a training: what was trained, on which data and split, which seed."""
+    text = json.dumps([trained, data["fingerprint"], data["split"], seed])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,67 @@
+# make run: every notebook, executed, as a gallery.  make test: every test.  Needs Python 3.11+ and make.
+PYTHON  ?= python3
+VENV    ?= .venv
+PROFILE ?= fast
+NB      ?=
+FORCE   ?=
+DATASET ?=
+SEED    ?=
+
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip install --disable-pip-version-check
+
+export GOMP_SPINCOUNT ?= 10000
+export MPLBACKEND ?= agg
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test unit lab lint format bench clean
+
+help:
+	@echo "make run    execute the notebooks, write build/$(PROFILE)/index.html   (NB=01 one, FORCE=1 again,"
+	@echo "            PROFILE=smoke|fast|paper, DATASET=id-or-folder, SEED=n)"
+	@echo "make test   run every test, the notebooks among them    make unit  without the notebooks"
+	@echo "make lab    open the notebooks in JupyterLab"
+	@echo "make lint   check the style        make format   mend it"
+	@echo "make bench  run the benchmarks     make clean    remove build/, .venv/ and caches in the tree"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "Python's venv module is missing: on Debian or Ubuntu, apt install python3-venv"; exit 1; }
+
+$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV): about 7 GB and a few minutes, once."
+	@$(PIP) --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/.run
+	@$(PIP) --quiet --editable ".[dev]"
+	@touch $@
+
+run: $(VENV)/.run
+	@$(BIN)/covidlab run --profile $(PROFILE) $(if $(NB),--only $(NB)) $(if $(FORCE),--force) \
+	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEED),--seed $(SEED))
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not notebooks"
+
+lab: $(VENV)/.run
+	MPLBACKEND= $(BIN)/jupyter lab notebooks
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --verify notebooks/*.ipynb
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --extra-keys metadata.papermill notebooks/*.ipynb
+
+bench: $(VENV)/.run
+	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf build dist .venv .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
