@@ -11,7 +11,6 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check
 
 export GOMP_SPINCOUNT ?= 10000
-export MPLBACKEND ?= agg
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
@@ -51,7 +50,7 @@ unit: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not notebooks"
 
 lab: $(VENV)/.run
-	MPLBACKEND= $(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --verify notebooks/*.ipynb

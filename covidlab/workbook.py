@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 import re
 import sys
 import time
@@ -114,8 +115,10 @@ def execute(path: Path, out: Path, parameters: dict, label: str, show=print) -> 
         on_cell_execute=started,
     )
     outcome = Outcome(path.stem, "done")
+    # figures must come back inline whatever backend this process was told to use
+    environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     try:
-        client.execute()
+        client.execute(env=environment)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         outcome.state, outcome.cell, outcome.error = "failed", at[0], _plain(str(error))
     finally:
