@@ -92,9 +92,10 @@ def execute(path: Path, out: Path, parameters: dict, label: str, show=print) -> 
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook = load_notebook_node(str(path))
     known = _parameter_names(notebook)
     notebook = parameterize_notebook(notebook, {k: v for k, v in parameters.items() if k in known})
     if parameters.get("PROFILE") == "smoke":

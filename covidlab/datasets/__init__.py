@@ -2,6 +2,7 @@
 
 from .catalogue import catalogue, fetch, find, from_csv, from_folder, load
 from .check import check, require
+from .figures import pick, show_images
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import ImageError, read_hu, read_image, read_mask
 from .split import LeakageWarning, Split, has_official, kfold, official, split
@@ -24,10 +25,12 @@ __all__ = [
     "kfold",
     "load",
     "official",
+    "pick",
     "read_hu",
     "read_image",
     "read_manifest",
     "read_mask",
     "require",
+    "show_images",
     "split",
 ]
