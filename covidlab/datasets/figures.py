@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from covidlab._figures import subplots
+
 from .manifest import MASKS, Dataset
 
 MASK_COLOURS = {"lung_mask": "#56b4e9", "infection_mask": "#d55e00"}
@@ -26,13 +28,10 @@ def show_images(dataset: Dataset, rows=None, masks: bool = False, columns: int =
     `rows` defaults to one row of the grid for each class. With `masks`, the lung is outlined in
     blue and the infection in orange, where the dataset has masks.
     """
-    import matplotlib.pyplot as plt
-
     rows = pick(dataset, columns, seed) if rows is None else list(rows)
     lines = -(-len(rows) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(1.9 * columns, 2.15 * lines), squeeze=False, layout="constrained"
-    )
+    size = (1.9 * columns, 2.15 * lines)
+    figure, axes = subplots(lines, columns, figsize=size, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, row in zip(axes.flat, rows, strict=False):

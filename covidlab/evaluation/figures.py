@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from covidlab._figures import subplots
 from covidlab.predictions import Predictions
 
 from . import intervals
@@ -42,7 +43,7 @@ def plot_confusion(
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     side = min(1.2 * len(table) + 2.0, 6.5)
-    figure, ax = _axes(ax, (side, 0.85 * side))
+    figure, ax = subplots(ax=ax, figsize=(side, 0.85 * side))
 
     shade = shares if normalise else counts
     image = ax.imshow(shade, cmap="Blues", vmin=0, vmax=1 if normalise else max(counts.max(), 1))
@@ -89,7 +90,7 @@ def plot_roc(
         `level` at one point, not for the whole curve.
     level, by, n_boot, seed : as in `covidlab.evaluation.intervals.interval`.
     """
-    figure, ax = _axes(ax, (5.2, 5.0))
+    figure, ax = subplots(ax=ax, figsize=(5.2, 5.0))
     ax.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":", label="guessing (AUC 0.50)")
     for curve, style in _curves(predictions):
         area = intervals.interval(curve, "roc_auc", level, by, n_boot, seed)
@@ -113,7 +114,7 @@ def plot_pr(
     prevalence that occurs among the curves: PR curves of different prevalence do not compare.
     Parameters as in `plot_roc`; the band holds at one recall.
     """
-    figure, ax = _axes(ax, (5.2, 5.0))
+    figure, ax = subplots(ax=ax, figsize=(5.2, 5.0))
     prevalences = set()
     for curve, style in _curves(predictions):
         if len(curve):
@@ -143,7 +144,7 @@ def plot_calibration(
     """
     if bins < 1:
         raise ValueError(f"bins={bins}; at least one is needed")
-    figure, ax = _axes(ax, (5.2, 5.0))
+    figure, ax = subplots(ax=ax, figsize=(5.2, 5.0))
     ax.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":", label="calibrated")
     for curve, style in _curves(predictions):
         score, truth = curve.score.astype(float), curve.is_positive
@@ -171,17 +172,6 @@ def plot_calibration(
         )
     ax.set(xlabel="mean predicted probability", ylabel="share of positives")
     return _finish(figure, ax, "upper left", level)
-
-
-def _axes(ax, size) -> tuple[Figure, Axes]:
-    if ax is not None:
-        return ax.figure, ax
-    import matplotlib.pyplot as plt
-
-    figure, ax = plt.subplots(figsize=size, layout="constrained")
-    # Left open in pyplot, a figure that a notebook cell returns would be shown twice.
-    plt.close(figure)
-    return figure, ax
 
 
 def _curves(predictions) -> list[tuple[Predictions, dict]]:

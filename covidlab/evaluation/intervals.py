@@ -296,10 +296,11 @@ def delong_test(truth, score_a, score_b, level: float = 0.95) -> Comparison:
         return Comparison(Interval(difference, np.nan, np.nan, "DeLong", level, len(truth)), p)
     sd = float(np.sqrt(variance))
     half = _z(level) * sd
-    interval = Interval(
-        difference, difference - half, difference + half, "DeLong", level, len(truth)
+    bounds = difference - half, difference + half
+    return Comparison(
+        Interval(difference, *bounds, "DeLong", level, len(truth)),
+        float(2 * norm.sf(abs(difference) / sd)),
     )
-    return Comparison(interval, float(2 * norm.sf(abs(difference) / sd)))
 
 
 def _delong_covariance(truth, scores) -> tuple[np.ndarray, np.ndarray]:
@@ -803,6 +804,8 @@ def _check_paired(a: Predictions, b: Predictions):
             f"the classes differ: {a.classes} with positive={a.positive!r} against {b.classes} "
             f"with positive={b.positive!r}"
         )
+    if len(a) == 0:
+        raise ValueError("predictions_a has no rows; there is nothing to compare")
     if len(a) != len(b):
         raise ValueError(f"{len(a)} rows against {len(b)}: both models must see the same images")
     for column in ("image", "label", "patient_id"):

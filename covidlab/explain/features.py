@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from covidlab._figures import subplots
 from covidlab.datasets.manifest import Dataset
 
 
@@ -55,15 +56,13 @@ def plot_features(points: np.ndarray, frame: pd.DataFrame, by: str = "label", sh
 
     `share` (of the variance, from `pca`) goes into the axis names.
     """
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
     if by not in frame:
         raise KeyError(f"no column {by!r} to colour by: there are {', '.join(frame.columns)}")
     if len(points) != len(frame):
         raise ValueError(f"{len(points)} points but {len(frame)} rows")
-    if ax is None:
-        _, ax = plt.subplots(figsize=(4.5, 4), layout="constrained")
+    figure, ax = subplots(ax=ax, figsize=(4.8, 4))
     data = frame.assign(_x=points[:, 0], _y=points[:, 1])
     sns.scatterplot(
         data, x="_x", y="_y", hue=by, style=by, palette="colorblind", s=22, alpha=0.8, ax=ax
@@ -75,7 +74,7 @@ def plot_features(points: np.ndarray, frame: pd.DataFrame, by: str = "label", sh
         names = [f"{n} coordinate" for n in names]
     ax.set(xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
     ax.legend(title=by, loc="best", fontsize=8)
-    return ax.figure
+    return figure
 
 
 def _flat(x):

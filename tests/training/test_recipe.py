@@ -1,0 +1,63 @@
+"""What a recipe promises: the paper's numbers, an identity that follows them, and clear errors."""
+
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from covidlab.training import KHAN_SCREENING, Recipe
+
+
+def test_khan_is_as_the_paper_says():
+    """Section 4.2: SGD, learning rate 0.001, momentum 0.95, batch 8, 30 epochs; 82 × 82 × 1; 5 folds."""
+    r = KHAN_SCREENING.at("paper")
+    assert (r.optimiser, r.lr, r.momentum, r.batch_size, r.epochs) == ("sgd", 0.001, 0.95, 8, 30)
+    assert (r.size, r.channels, r.folds, r.enhance, r.schedule) == (82, 1, 5, "idwt", "constant")
+
+
+def test_profiles():
+    fast, smoke = KHAN_SCREENING.at("fast"), KHAN_SCREENING.at("smoke")
+    assert fast.epochs < 30 and fast.size < 82
+    assert smoke == fast.but(epochs=1)
+    assert set(KHAN_SCREENING.changed(fast)) == set(KHAN_SCREENING.laptop)
+    with pytest.raises(ValueError, match="slow"):
+        KHAN_SCREENING.at("slow")
+
+
+def test_hash_changes_when_and_only_when_a_result_could():
+    r = KHAN_SCREENING
+    assert r.hash() == r.but(name="other", source="elsewhere", folds=3, laptop={}).hash()
+    changed = [
+        r.but(lr=2e-3),
+        r.but(size=64),
+        r.but(options={"dropout": 0.1}),
+        r.but(enhance="none"),
+    ]
+    assert len({x.hash() for x in [r, *changed]}) == 5
+
+
+def test_a_recipe_survives_json():
+    r = KHAN_SCREENING.but(steps=(10, 20), augment={"max_rotate": 5.0})
+    again = Recipe(**json.loads(json.dumps(r.asdict())))
+    assert again.hash() == r.hash()
+
+
+def test_recipes_cannot_be_changed_in_place():
+    with pytest.raises(FrozenInstanceError):
+        KHAN_SCREENING.lr = 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"optimiser": "lion"},
+        {"enhance": "hdr"},
+        {"size": 0},
+        {"epochs": -1},
+        {"channels": 2},
+        {"laptop": {"ep": 1}},
+    ],
+)
+def test_errors_name_the_field(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        KHAN_SCREENING.but(**wrong)
