@@ -9,10 +9,10 @@ from .reproducible import set_seed
 _HOME = {
     "ArrayDL": "loaders",
     "dataloaders": "loaders",
-    "fit": "learner",
-    "learner": "learner",
-    "load_weights": "learner",
-    "predict": "learner",
+    "fit": "learners",
+    "learner": "learners",
+    "load_weights": "learners",
+    "predict": "learners",
     "prepare": "arrays",
 }
 __all__ = ["KHAN_SCREENING", "Recipe", "RunRecord", "set_seed", *_HOME]

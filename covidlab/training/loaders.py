@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fastai.vision.learner  # noqa: F401  registers how images are shown, in batches and results
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
