@@ -97,7 +97,8 @@ def execute(path: Path, out: Path, parameters: dict, label: str, show=print) -> 
 
     notebook = load_notebook_node(str(path))
     known = _parameter_names(notebook)
-    notebook = parameterize_notebook(notebook, {k: v for k, v in parameters.items() if k in known})
+    given = {k: v for k, v in parameters.items() if k in known}
+    notebook = parameterize_notebook(notebook, given, kernel_name="python3", language="python")
     if parameters.get("PROFILE") == "smoke":
         notebook.cells += _solutions(notebook)
     total = sum(cell.cell_type == "code" for cell in notebook.cells)

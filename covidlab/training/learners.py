@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
@@ -16,6 +17,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD, Adam
+from fastai.torch_core import to_float
 
 from covidlab import models, paths
 from covidlab.datasets.manifest import Dataset
@@ -54,14 +56,37 @@ class KeepBest(TrackerCallback):
             load_weights(self.learn, self.file)
 
 
-def learner(dls, recipe=None, model=None, metrics=accuracy, seed: int | None = None, cbs=None):
+class ProcessorAutocast(Callback):
+    """bfloat16 mixed precision on the processor, as fastai's MixedPrecision is on a GPU."""
+
+    order = MixedPrecision.order
+
+    def before_batch(self):
+        self.autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+        self.autocast.__enter__()
+
+    def after_pred(self):
+        self.learn.pred = to_float(self.pred)
+
+    def after_loss(self):
+        self.autocast.__exit__(None, None, None)
+
+
+def learner(dls, model=None, metrics=accuracy, precision: str = "auto", cbs=None):
     """A fastai `Learner` set up by the recipe of `dls`: network, loss, optimiser, precision.
 
-    `model` replaces the recipe's network. Seeds are set before the
-    weights are drawn, so that recipe, data and seed give the same network. On a GPU it trains in
-    mixed precision (bfloat16 where the GPU has it) and channels-last.
+    Seeds are set before the weights are drawn, so that recipe, data and seed give the same network.
+
+    Parameters
+    ----------
+    model : replaces the recipe's network.
+    precision : "auto" is mixed precision (bfloat16 where there is, else float16) and channels-last
+        on a GPU, float32 on the processor; "bf16" is mixed on the processor too, twice as fast
+        where it has matrix units for it and slower elsewhere; "fp32" is float32 anywhere.
     """
-    recipe, seed = recipe or dls.recipe, dls.seed if seed is None else seed
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"precision={precision!r} must be auto, bf16 or fp32")
+    recipe, seed = dls.recipe, dls.seed
     set_seed(seed)
     if model is None:
         model = models.create(
@@ -78,10 +103,15 @@ def learner(dls, recipe=None, model=None, metrics=accuracy, seed: int | None = N
         path=paths.runs(),
         cbs=cbs,
     )
-    if dls.device.type == "cuda":
-        learn.model.to(dls.device, memory_format=torch.channels_last)
-        learn.add_cb(MixedPrecision("bf16" if torch.cuda.is_bf16_supported() else "fp16"))
-    learn.recipe, learn.seed = recipe, seed
+    gpu = dls.device.type == "cuda"
+    if gpu and precision == "auto":
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    elif precision == "auto":
+        precision = "fp32"
+    learn.model.to(dls.device, memory_format=torch.channels_last)
+    if precision != "fp32":
+        learn.add_cb(MixedPrecision(precision) if gpu else ProcessorAutocast())
+    learn.recipe, learn.seed, learn.precision = recipe, seed, precision
     return learn
 
 
@@ -93,7 +123,8 @@ def fit(learn, reuse: bool = False, show_progress: bool = True) -> RunRecord:
     was.
     """
     recipe, data = learn.recipe, _described(learn.dls)
-    key = run_key([recipe.hash(), _weights_hash(learn.model)], data, learn.seed)
+    trained = [recipe.hash(), _weights_hash(learn.model), learn.precision]
+    key = run_key(trained, data, learn.seed)
     folder = paths.runs() / key
     if reuse and (folder / "record.json").is_file():
         record = RunRecord.load(folder)
@@ -105,7 +136,7 @@ def fit(learn, reuse: bool = False, show_progress: bool = True) -> RunRecord:
         recipe=recipe.asdict() | {"hash": recipe.hash(), "model": type(learn.model).__name__},
         data=data,
         seed=learn.seed,
-        environment=environment(),
+        environment=environment() | {"precision": learn.precision},
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     (folder / "record.json").unlink(missing_ok=True)
