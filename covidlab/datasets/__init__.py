@@ -3,6 +3,7 @@
 from .catalogue import catalogue, fetch, find, from_csv, from_folder, load
 from .check import check, require
 from .figures import pick, show_images
+from .importers import LAYOUTS, import_dataset
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import ImageError, read_hu, read_image, read_mask
 from .split import LeakageWarning, Split, has_official, kfold, official, split
@@ -12,6 +13,7 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "ImageError",
+    "LAYOUTS",
     "LeakageWarning",
     "Problem",
     "Split",
@@ -22,6 +24,7 @@ __all__ = [
     "from_csv",
     "from_folder",
     "has_official",
+    "import_dataset",
     "kfold",
     "load",
     "official",

@@ -18,7 +18,7 @@ from covidlab import paths
 from . import phantom
 from .check import require
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
-from .readers import SUFFIXES
+from .readers import SUFFIXES, is_dicom
 
 GENERATORS = {"phantom-ct": lambda folder, **options: phantom.generate(folder, **options)}
 SIZES = {"smoke": 16, "fast": 100, "paper": 300}
@@ -102,7 +102,7 @@ def load(name, *, profile: str = "paper", check: bool = True, **options) -> Data
     else:
         raise KeyError(
             f"no dataset {name!r}: neither a folder or CSV, nor one of "
-            f"{', '.join([*GENERATORS, *catalogue()])}"
+            f"{', '.join(dict.fromkeys([*GENERATORS, *catalogue()]))}"
         )
     return require(dataset) if check else dataset
 
@@ -111,24 +111,26 @@ def from_folder(folder, check: bool = True, **card) -> Dataset:
     """A folder of your own: with a manifest.csv, or with one subfolder of images for each class.
 
     File names give no patients, so each image stands for itself: add a manifest with `patient_id`
-    as soon as patients repeat. Keywords fill in the `Card` (`classes`, `positive`, `licence`…).
+    as soon as patients repeat. An image beside the subfolders has no label, which the check says;
+    a subfolder without images is a class without images. Keywords fill in the `Card` (`classes`,
+    `positive`, `licence`…).
     """
     root = Path(folder).expanduser().resolve()
     if not root.is_dir():
         raise FileNotFoundError(f"no folder at {root}: check the path")
     if (root / "manifest.csv").is_file():
         return from_csv(root / "manifest.csv", check=check, **card)
+    entries = sorted(p for p in root.iterdir() if not p.name.startswith("."))
+    subfolders = [p for p in entries if p.is_dir()]
     rows = [
-        {"image": file.relative_to(root).as_posix(), "label": sub.name}
-        for sub in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        for file in sorted(sub.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and file.is_file()
+        {"image": file.relative_to(root).as_posix(), "label": label}
+        for files, label in [(entries, ""), *((sorted(s.rglob("*")), s.name) for s in subfolders)]
+        for file in files
+        if file.is_file() and (file.suffix.lower() in SUFFIXES or is_dicom(file))
     ]
-    classes = tuple(card.pop("classes", ())) or tuple(
-        p.name for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")
-    )
-    if not rows:
-        what = "holds no class-named subfolders with images" if classes else "is empty"
+    classes = tuple(card.pop("classes", ())) or tuple(p.name for p in subfolders)
+    if not any(row["label"] for row in rows):
+        what = "holds no class-named subfolders with images" if entries else "is empty"
         remedy = f"expected FOLDER/CLASS/IMAGE with {', '.join(sorted(SUFFIXES))}"
         raise DatasetError(str(root), [Problem("no images", str(root), what, remedy)])
     dataset = Dataset(pd.DataFrame(rows), root, _own_card(root.name, classes=classes, **card))

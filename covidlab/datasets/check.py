@@ -48,8 +48,13 @@ def check_row(dataset: Dataset, i: int) -> tuple[np.ndarray | None, list[Problem
     path, problems = dataset.path(i), []
     if path is None or not path.is_file():
         return None, problems
-    expected = dataset.frame["sha256"].iat[i]
-    if expected and (actual := file_hash(path)) != expected.lower():
+    expected = dataset.frame["sha256"].iat[i].strip().lower()
+    try:
+        actual = file_hash(path) if expected else ""
+    except OSError as error:
+        what, remedy = f"cannot be opened ({error.strerror})", "correct its permissions"
+        return None, [Problem("unreadable image", str(path), what, remedy)]
+    if actual != expected:
         problems.append(
             Problem(
                 "checksum",
@@ -131,4 +136,3 @@ def _files_exist(dataset: Dataset) -> list[Problem]:
                 what, remedy = "a row has no image path", "fill it in or drop the row"
                 problems.append(Problem("missing image", "manifest", what, remedy))
     return problems
-

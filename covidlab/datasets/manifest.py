@@ -112,6 +112,8 @@ class Dataset:
             )
         for c in COLUMNS:
             frame[c] = frame[c].fillna("").astype(str) if c in frame else ""
+        for c in ("image", *MASKS):  # manifests written on Windows
+            frame[c] = frame[c].str.replace("\\", "/", regex=False)
         object.__setattr__(self, "frame", frame)
         object.__setattr__(self, "root", Path(self.root))
         if not self.card.classes:
@@ -137,8 +139,14 @@ class Dataset:
 
     @property
     def targets(self) -> np.ndarray:
-        """(N,) int: index into `classes`."""
-        return self.frame["label"].map({c: i for i, c in enumerate(self.classes)}).to_numpy(int)
+        """(N,) int: index into `classes`. Raises ValueError for labels that are none of them."""
+        targets = self.frame["label"].map({c: i for i, c in enumerate(self.classes)})
+        if targets.isna().any():
+            unknown = sorted(set(self.frame["label"][targets.isna()]))
+            raise ValueError(
+                f"{self.card.id!r} has labels {unknown} that are not in {self.classes}"
+            )
+        return targets.to_numpy(int)
 
     def where(self, keep) -> Dataset:
         """The rows for which `keep` holds: a boolean array, positions, or a pandas query string.
@@ -156,9 +164,9 @@ class Dataset:
 
     def relabel(self, mapping: Mapping[str, str], positive: str | None = None) -> Dataset:
         """Labels renamed or merged; labels mapped to None are dropped, unnamed ones raise KeyError."""
-        unnamed = [c for c in self.classes if c not in mapping]
+        unnamed = [c for c in {*self.classes, *self.frame["label"]} if c not in mapping]
         if unnamed:
-            raise KeyError(f"relabel of {self.card.id!r}: say what becomes of {unnamed}")
+            raise KeyError(f"relabel of {self.card.id!r}: say what becomes of {sorted(unnamed)}")
         labels = self.frame["label"].map(mapping)
         classes = tuple(dict.fromkeys(mapping[c] for c in self.classes if mapping[c] is not None))
         frame = self.frame.assign(label=labels)[labels.notna()]

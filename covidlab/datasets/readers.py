@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,23 @@ def read_mask(path) -> np.ndarray:
     """One mask as (H, W) bool.
 
     Values 0 and 1 are taken as they are; anything else counts above half of the type's range, so
-    that the ringing of a JPEG or a resampling is not read as mask.
+    that the ringing of a JPEG or a resampling is not read as mask. Raises ImageError, rather than
+    return an empty mask, for values that are neither (0/255 in 16 bit, class numbers 0, 1, 2).
     """
     path = _existing(path)
     values = _to_grey(_pixels(path), path)
     if values.dtype == bool:
         return values
     top = np.iinfo(values.dtype).max if values.dtype.kind in "ui" else 1.0
-    return values > 0 if values.max(initial=0) <= 1 else values > top / 2
+    if values.dtype.kind in "ui" and values.max() <= 1:
+        return values > 0
+    mask = values > top / 2
+    if values.max() > 1 and not mask.any() and path.suffix.lower() not in {".jpg", ".jpeg"}:
+        raise ImageError(
+            f"{path}: a mask with values up to {values.max():g} is neither 0/1 nor 0/{top:g}; "
+            "save one mask per class, with 0 and 255 in 8 bit"
+        )
+    return mask
 
 
 def image_size(path) -> tuple[int, int]:
@@ -69,16 +79,16 @@ def image_size(path) -> tuple[int, int]:
     path = _existing(path)
     if is_dicom(path):
         data = _dicom(path, header_only=True)
-        return int(data.Rows), int(data.Columns)
+        with _named(path, "a DICOM file without a picture", "export it again"):
+            return int(data.Rows), int(data.Columns)
     if path.suffix.lower() in TIFF_SUFFIXES:
         return _to_grey(_pixels(path), path).shape
-    from PIL import Image
+    from PIL import ExifTags, Image
 
-    try:
+    with _named(path, "corrupt or not an image", "replace it with an intact copy"):
         with Image.open(path) as picture:
-            return picture.height, picture.width
-    except (OSError, SyntaxError) as error:
-        raise ImageError(f"{path}: {error}; replace it with an intact copy") from error
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return picture.size if turned else (picture.height, picture.width)
 
 
 def is_dicom(path: Path) -> bool:
@@ -100,17 +110,25 @@ def _existing(path) -> Path:
     return path
 
 
-def _pixels(path: Path) -> np.ndarray:
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        import tifffile
+@contextmanager
+def _named(path: Path, what: str, remedy: str):
+    """Whatever a decoder raises for a damaged file (they raise many kinds), as ImageError."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(f"{path}: {what} ({error}); {remedy}") from error
 
-        try:
-            return tifffile.imread(path)
-        except Exception as error:  # tifffile raises many kinds for damaged files
-            raise ImageError(f"{path}: not a readable TIFF ({error}); export it again") from error
+
+def _pixels(path: Path) -> np.ndarray:
+    return _tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else _picture(path)
+
+
+def _picture(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    try:
+    with _named(path, "corrupt or not an image", "replace it with an intact copy"):
         with Image.open(path) as picture:
             if getattr(picture, "n_frames", 1) > 1:
                 raise ImageError(f"{path}: {picture.n_frames} frames; save one file per image")
@@ -120,10 +138,24 @@ def _pixels(path: Path) -> np.ndarray:
                 picture = picture.convert("RGB")
             picture = ImageOps.exif_transpose(picture)
             return np.asarray(picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"{path}: corrupt or not an image ({error}); replace it with an intact copy"
-        ) from error
+
+
+def _tiff(path: Path) -> np.ndarray:
+    import tifffile
+
+    with _named(path, "not a readable TIFF", "export it again"), tifffile.TiffFile(path) as file:
+        photometric = file.pages[0].photometric
+        try:
+            values = file.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            return _picture(path)  # Pillow knows LZW and JPEG, tifffile only with imagecodecs
+        if photometric == tifffile.PHOTOMETRIC.PALETTE:
+            raise ImageError(f"{path}: a TIFF with a colour palette; save it as greyscale or RGB")
+        if photometric == tifffile.PHOTOMETRIC.MINISWHITE and values.dtype.kind in "bu":
+            values = ~values  # 0 is white: the same as the largest value minus each
+        return values
 
 
 def _to_grey(values: np.ndarray, path: Path) -> np.ndarray:
@@ -160,35 +192,33 @@ def _unit_range(values: np.ndarray, path: Path) -> np.ndarray:
 
 def _dicom(path: Path, header_only: bool = False):
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
-    try:
+    with _named(path, "not a readable DICOM file", "export it again"):
         return dcmread(path, stop_before_pixels=header_only)
-    except (InvalidDicomError, EOFError, OSError, ValueError) as error:
-        raise ImageError(f"{path}: not a readable DICOM file ({error}); export it again") from error
 
 
 def _rescaled(data, path: Path) -> np.ndarray:
     from pydicom.pixels import apply_modality_lut
 
-    try:
-        values = data.pixel_array
-    except Exception as error:  # pydicom raises many kinds: no pixels, codec missing, truncated
-        raise ImageError(f"{path}: no readable pixels ({error}); export it uncompressed") from error
-    return _to_grey(np.asarray(apply_modality_lut(values, data), np.float32), path)
+    with _named(path, "no readable pixels", "export it uncompressed"):
+        values = np.asarray(apply_modality_lut(data.pixel_array, data), np.float32)
+    return _to_grey(values, path)
 
 
 def _dicom_window(path: Path, window) -> np.ndarray:
     data = _dicom(path)
     values = _rescaled(data, path)
     inverted = getattr(data, "PhotometricInterpretation", "") == "MONOCHROME1"
-    if window is None and "WindowCenter" not in data and "VOILUTSequence" in data:
+    given = [data.get(k) for k in ("WindowCenter", "WindowWidth")]  # present but empty is common
+    with _named(path, "an unreadable window", "give `window=`"):
+        given = [None if v is None else float(np.atleast_1d(v)[0]) for v in given]
+    if window is None and None not in given:
+        window = tuple(given)
+    elif window is None and "VOILUTSequence" in data:
         from pydicom.pixels import apply_voi_lut
 
-        values = np.asarray(apply_voi_lut(np.rint(values).astype(np.int32), data), np.float32)
-    elif window is None and "WindowCenter" in data:
-        first = [np.atleast_1d(data[k].value)[0] for k in ("WindowCenter", "WindowWidth")]
-        window = tuple(float(v) for v in first)
+        with _named(path, "an unreadable VOI lookup table", "give `window=`"):
+            values = np.asarray(apply_voi_lut(np.rint(values).astype(np.int32), data), np.float32)
     elif window is None and getattr(data, "Modality", "") == "CT":
         window = LUNG_WINDOW
     if window is None:

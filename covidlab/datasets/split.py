@@ -99,7 +99,8 @@ def kfold(
         k, shuffle=True, random_state=seed
     )
     splits = []
-    for fold, (_, test_rows) in enumerate(folds.split(unit, dataset.targets, unit)):
+    groups = unit if by == "patient" else None
+    for fold, (_, test_rows) in enumerate(folds.split(unit, dataset.targets, groups)):
         tested = set(unit[test_rows])
         rest = table[~table.index.isin(tested)]
         trained, validated = _halve(rest, valid, seed, f"the rest of fold {fold}", "valid")
@@ -159,13 +160,16 @@ def _halve(table: pd.Series, fraction: float, seed: int, of: str, part: str):
     from sklearn.model_selection import train_test_split
 
     try:
-        return train_test_split(table, test_size=fraction, stratify=table, random_state=seed)
+        kept, taken = train_test_split(table, test_size=fraction, stratify=table, random_state=seed)
+        if absent := set(table) - (set(kept) & set(taken)):  # scikit-learn lets a class run out
+            raise ValueError(f"none would be left of {', '.join(sorted(absent))} on one side")
     except ValueError as error:
         counts = ", ".join(f"{k}: {v}" for k, v in table.value_counts().items())
         raise ValueError(
             f"cannot take {fraction:g} of {of} for the {part} part with every class in it "
             f"({counts}): {error}. Add patients, merge classes with `relabel`, or change the fraction"
         ) from error
+    return kept, taken
 
 
 def _made(made: Split, warn: bool = True) -> Split:
