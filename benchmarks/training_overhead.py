@@ -54,7 +54,10 @@ def main():
         images = (images - images.mean()) / images.std()
         model = models.create(args.network).to(memory_format=torch.channels_last)
         optimiser = torch.optim.SGD(
-            model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            model.parameters(),
+            recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
         )
         # fastai validates after each epoch, which the bare loop does not: take it out of the glue
         learn.dls.loaders[1] = learn.dls.valid.new(items.iloc[range(1)])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,13 @@ from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import SUFFIXES, is_dicom
 
 GENERATORS = {"phantom-ct": lambda folder, **options: phantom.generate(folder, **options)}
-SIZES = {"smoke": 16, "fast": 100, "paper": 300}
+# What a generated set is when not told: few images to see that all runs; many patients, few slices
+# of each and plain findings, so that a short training learns something; a set of a paper's size.
+SIZES = {
+    "smoke": {"n_patients": 16, "slices_per_patient": 2},
+    "fast": {"n_patients": 200, "slices_per_patient": 2, "difficulty": 0.1},
+    "paper": {"n_patients": 300},
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def load(name, *, profile: str = "paper", check: bool = True, **options) -> Data
 
     Looked for in the folders of `COVIDLAB_DATA`, `data/` and the user cache; images generated
     here ("phantom-ct") are made once and cached. `options` go to the generator (`n_patients`,
-    `seed`, …); without `n_patients`, `profile` decides how many (smoke 16, fast 100, paper 300).
+    `seed`, …); without `n_patients`, `profile` decides how many and how difficult (see `SIZES`).
     Real datasets are always whole and take no options but `seed`, which changes nothing in them.
 
     Raises
@@ -81,7 +88,8 @@ def load(name, *, profile: str = "paper", check: bool = True, **options) -> Data
     if profile not in SIZES:
         raise ValueError(f"profile={profile!r} must be one of {', '.join(SIZES)}")
     if name in GENERATORS:
-        return _generated(name, {"n_patients": SIZES[profile], "seed": 0, **options})
+        usual = {} if "n_patients" in options else SIZES[profile]
+        return _generated(name, {"seed": 0, **usual, **options})
     options.pop("seed", None)
     if options:
         raise TypeError(f"{name!r} is not generated, so it takes no {', '.join(options)}")
@@ -113,7 +121,8 @@ def from_folder(folder, check: bool = True, **card) -> Dataset:
     File names give no patients, so each image stands for itself: add a manifest with `patient_id`
     as soon as patients repeat. An image beside the subfolders has no label, which the check says;
     a subfolder without images is a class without images. Keywords fill in the `Card` (`classes`,
-    `positive`, `licence`…).
+    `positive`, `licence`…); of two classes the one named after COVID is the positive one unless
+    `positive` says otherwise, else the last.
     """
     root = Path(folder).expanduser().resolve()
     if not root.is_dir():
@@ -133,8 +142,7 @@ def from_folder(folder, check: bool = True, **card) -> Dataset:
         what = "holds no class-named subfolders with images" if entries else "is empty"
         remedy = f"expected FOLDER/CLASS/IMAGE with {', '.join(sorted(SUFFIXES))}"
         raise DatasetError(str(root), [Problem("no images", str(root), what, remedy)])
-    dataset = Dataset(pd.DataFrame(rows), root, _own_card(root.name, classes=classes, **card))
-    return require(dataset) if check else dataset
+    return _own(pd.DataFrame(rows), root, check, _own_card(root.name, classes=classes, **card))
 
 
 def from_csv(csv, root=None, check: bool = True, **card) -> Dataset:
@@ -145,8 +153,7 @@ def from_csv(csv, root=None, check: bool = True, **card) -> Dataset:
     csv = Path(csv).expanduser().resolve()
     root = Path(root).expanduser().resolve() if root else csv.parent
     name = csv.parent.name if csv.name == "manifest.csv" else csv.stem
-    dataset = Dataset(read_manifest(csv), root, _own_card(name, **card))
-    return require(dataset) if check else dataset
+    return _own(read_manifest(csv), root, check, _own_card(name, **card))
 
 
 def fetch(name: str, folder=None) -> Path:
@@ -187,6 +194,16 @@ def _own_card(name: str, **given) -> Card:
     return Card(id=name, **{"title": name, "licence": "your own data", **given})
 
 
+def _own(frame: pd.DataFrame, root: Path, check: bool, card: Card) -> Dataset:
+    dataset = Dataset(frame, root, card)
+    if card.positive is None and len(dataset.classes) == 2:
+        covid = re.compile(r"(?!non|no |not |without).*covid", re.IGNORECASE)
+        named = [c for c in dataset.classes if covid.match(c)]
+        positive = named[0] if len(named) == 1 else dataset.classes[-1]
+        dataset = replace(dataset, card=replace(dataset.card, positive=positive))
+    return require(dataset) if check else dataset
+
+
 def _generated(name: str, options: dict) -> Dataset:
     """Generated data from the user cache, made now if this very set is not there yet."""
     made_by = hashlib.sha256(Path(phantom.__file__).read_bytes()).hexdigest()[:8]
@@ -195,7 +212,10 @@ def _generated(name: str, options: dict) -> Dataset:
     if not (folder / "manifest.csv").is_file():
         if folder.exists():
             shutil.rmtree(folder)
-        GENERATORS[name](folder, **options)
+        try:
+            GENERATORS[name](folder, **options)
+        except FileExistsError:  # another process was quicker, and what it made is the same
+            pass
     return Dataset(read_manifest(folder / "manifest.csv"), folder, _card(name))
 
 

@@ -37,7 +37,8 @@ def show_images(dataset: Dataset, rows=None, masks: bool = False, columns: int =
     for ax, row in zip(axes.flat, rows, strict=False):
         ax.imshow(dataset.image(row), cmap="gray", vmin=0, vmax=1)
         label, patient = dataset.frame.loc[row, ["label", "patient_id"]]
-        ax.set_title(f"{label}\n{patient[:24]}", fontsize=8)
+        patient = patient if len(patient) <= 20 else f"…{patient[-19:]}"  # ids differ at the end
+        ax.set_title(f"{label}\n{patient}", fontsize=8)
         for column in MASKS if masks else ():
             mask = dataset.mask(row, column)
             if mask is not None and mask.any():

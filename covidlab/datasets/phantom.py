@@ -411,7 +411,9 @@ class Patient:
         low = np.clip((self.top - z) / (self.top - z.min()), 0.0, 1.0)  # 0 apex, 1 base
         back = np.clip(0.5 + 0.5 * y / self.depth, 0.0, 1.0)
         contrast = 1.45 - 1.05 * difficulty
-        opaque = lambda hu: self.lung_hu + contrast * (hu - self.lung_hu)  # noqa: E731
+
+        def opaque(hu):  # never denser than soft tissue, however plain the finding
+            return min(self.lung_hu + contrast * (hu - self.lung_hu), 50.0)
 
         # Drawn for everyone, painted for COVID patients only: it also decides at which heights a
         # patient is cut, so the height of a slice says nothing about its label.

@@ -18,6 +18,12 @@ from .arrays import Prepared, prepare
 from .recipe import Recipe
 
 
+class GreyImage(TensorImageBW):
+    """fastai's greyscale image, shown as radiology does: air black, bone white."""
+
+    _show_args = {"cmap": "gray"}
+
+
 class ArrayItems:
     """Rows of a prepared array with their classes, in the form fastai expects of a dataset.
 
@@ -42,7 +48,7 @@ class ArrayItems:
         """(N, C, H, W) float32 in [0, 1] and (N,) int64."""
         images = torch.from_numpy(np.ascontiguousarray(self.array[self.rows[positions]]))
         images = images[:, None].expand(-1, self.channels, -1, -1)
-        kind = TensorImageBW if self.channels == 1 else TensorImage
+        kind = GreyImage if self.channels == 1 else TensorImage
         return kind(images), TensorCategory(torch.from_numpy(self.targets[positions]))
 
     def decode(self, pair, full: bool = True):

@@ -134,11 +134,15 @@ KHAN_SCREENING = Recipe(
     epochs=30,
     folds=5,
     laptop={
+        "options": {"widths": (16, 32, 64, 128)},
         "size": 64,
         "batch_size": 16,
-        "lr": 1e-2,
+        "optimiser": "adam",
+        "lr": 1.5e-3,
         "momentum": 0.9,
         "schedule": "one_cycle",
-        "epochs": 8,
+        "epochs": 10,
+        # left–right flips alone: ten epochs on few patients are too many without
+        "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
     },
 )

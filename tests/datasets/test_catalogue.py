@@ -274,3 +274,32 @@ def test_no_address_says_how_to_get_it_by_hand(monkeypatch):
         fetch("toy")
     with pytest.raises(KeyError, match="no dataset 'other' in the catalogue"):
         fetch("other")
+
+
+@pytest.mark.parametrize(
+    "names,positive",
+    [
+        (("COVID", "Normal"), "COVID"),
+        (("COVID", "NonCOVID"), "COVID"),
+        (("Covid-19", "no covid"), "Covid-19"),
+        (("healthy", "ill"), "ill"),
+    ],
+)
+def test_of_two_classes_of_your_own_the_covid_one_is_positive(tmp_path, names, positive):
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / name / "a.png")
+    assert from_folder(tmp_path).card.positive == positive
+    assert from_folder(tmp_path, positive=names[1]).card.positive == names[1]
+
+
+def test_a_profile_decides_how_much_is_generated_until_told(monkeypatch):
+    asked = []
+    module = sys.modules["covidlab.datasets.catalogue"]
+    monkeypatch.setattr(module, "_generated", lambda name, options: asked.append(options))
+    load("phantom-ct", profile="smoke", seed=3)
+    load("phantom-ct", n_patients=5, difficulty=0.9)
+    assert asked == [
+        {"seed": 3, "n_patients": 16, "slices_per_patient": 2},
+        {"seed": 0, "n_patients": 5, "difficulty": 0.9},
+    ]

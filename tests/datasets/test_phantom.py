@@ -197,6 +197,16 @@ def test_infection_is_brighter_than_spared_lung(patients):
     assert 120 < np.median(gain) < 450  # ground glass for the most part, not consolidation
 
 
+@pytest.mark.parametrize("difficulty", [0.0, 0.1, 0.5])
+def test_no_infection_is_denser_than_soft_tissue(difficulty):
+    """Consolidation is fluid and cells: at bone's density it would be a shortcut, not a disease."""
+    for k in range(12):
+        who = phantom.patient(k, 5, prevalence=1.0, difficulty=difficulty)
+        for z in who.heights(2):
+            slice_ = who.cut(z, SIZE)[1]
+            assert np.percentile(slice_.hu[slice_.infection], 99) < 150
+
+
 def test_infection_is_mostly_bilateral(patients):
     lesser = []  # part of the infection that lies in the less infected lung
     for _, cuts in patients:
