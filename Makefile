@@ -6,6 +6,8 @@ NB      ?=
 FORCE   ?=
 DATASET ?=
 SEED    ?=
+# test workers, one thread each
+JOBS    ?= 2
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check
@@ -44,10 +46,10 @@ run: $(VENV)/.run
 	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEED),--seed $(SEED))
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not notebooks"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not notebooks"
 
 lab: $(VENV)/.run
 	$(BIN)/jupyter lab notebooks
