@@ -162,7 +162,7 @@ def plot_calibration(
         ax.errorbar(
             [score[which == b].mean() for b in filled],
             value,
-            yerr=reach,
+            yerr=np.array(reach),
             marker="o",
             markersize=4,
             capsize=2,
