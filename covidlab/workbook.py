@@ -121,8 +121,12 @@ def execute(path: Path, out: Path, parameters: dict, label: str, show=print) -> 
     environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     try:
         client.execute(env=environment)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        outcome.state, outcome.cell, outcome.error = "failed", at[0], _plain(str(error))
+    except CellExecutionError as error:
+        if error.ename == "KeyboardInterrupt":  # Ctrl-C reaches the kernel first
+            raise KeyboardInterrupt from error
+        outcome.state, outcome.cell, outcome.error = "failed", at[0], _told(error)
+    except (CellTimeoutError, DeadKernelError) as error:
+        outcome.state, outcome.cell, outcome.error = "failed", at[0], str(error)
     finally:
         outcome.seconds = round(time.monotonic() - begun, 1)
         out.mkdir(parents=True, exist_ok=True)
@@ -248,8 +252,12 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+def _told(error) -> str:
+    """What failed and where, short enough to read; the whole traceback is in the executed copy."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).splitlines()
+    kept = lines if len(lines) <= 24 else [*lines[:12], "…", *lines[-10:]]
+    last = f"{error.ename}: {error.evalue}"
+    return "\n".join(kept if any(last in line for line in kept[-10:]) else [*kept, last])
 
 
 class _Line:

@@ -1,12 +1,12 @@
 """Where images come from: a manifest, a folder and a card; readers, checks, splits, the phantom."""
 
-from .catalogue import catalogue, fetch, find, from_csv, from_folder, load
-from .check import check, require
+from .checks import check, require
 from .figures import pick, show_images
 from .importers import LAYOUTS, import_dataset
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import ImageError, read_hu, read_image, read_mask
-from .split import LeakageWarning, Split, has_official, kfold, official, split
+from .sources import catalogue, fetch, find, from_csv, from_folder, load
+from .splits import LeakageWarning, Split, has_official, kfold, official, split
 
 __all__ = [
     "Card",

@@ -215,7 +215,7 @@ class Dataset:
 
     def check(self, deep: bool = True) -> list[Problem]:
         """Everything that is wrong, without stopping at the first; see `datasets.check`."""
-        from .check import check
+        from .checks import check
 
         return check(self, deep=deep)
 

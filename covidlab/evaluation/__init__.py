@@ -22,7 +22,7 @@ from .metrics import (
     from_counts,
     per_class,
 )
-from .published import published, tables
+from .papers import published, tables
 
 __all__ = [
     "METRICS",

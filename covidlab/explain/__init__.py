@@ -1,5 +1,5 @@
 """Model and images → what the network looks at: feature spaces."""
 
-from .features import features, pca, plot_features
+from .feature_space import features, pca, plot_features
 
 __all__ = ["features", "pca", "plot_features"]

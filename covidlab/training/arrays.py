@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from covidlab import imaging, paths
-from covidlab.datasets.check import check, check_row
+from covidlab.datasets.checks import check, check_row
 from covidlab.datasets.manifest import Dataset, DatasetError
 
 from .recipe import Recipe
@@ -95,7 +95,7 @@ def _code_version() -> str:
 
 def _write(file: Path, dataset: Dataset, recipe: Recipe, shape, progress: bool):
     """Fills a temporary file and renames it at the end: what is in the cache is whole."""
-    from covidlab.datasets.catalogue import writable
+    from covidlab.datasets.sources import writable
 
     handle, temporary = tempfile.mkstemp(dir=writable(file.parent), suffix=".part")
     os.close(handle)

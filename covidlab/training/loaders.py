@@ -12,7 +12,7 @@ from fastai.vision.augment import aug_transforms
 from fastcore.basics import chunked
 
 from covidlab.datasets.manifest import Dataset
-from covidlab.datasets.split import Split
+from covidlab.datasets.splits import Split
 
 from .arrays import Prepared, prepare
 from .recipe import Recipe

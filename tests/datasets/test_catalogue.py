@@ -1,7 +1,6 @@
 import hashlib
 import http.server
 import re
-import sys
 import threading
 import zipfile
 
@@ -21,10 +20,10 @@ from covidlab.datasets import (
     from_folder,
     import_dataset,
     load,
+    sources,
 )
-from covidlab.datasets.catalogue import Entry
+from covidlab.datasets.sources import Entry
 
-MODULE = sys.modules["covidlab.datasets.catalogue"]  # the name is the function's
 ENTRIES = list(catalogue().items())
 PAPERS = {"khan", "alom", "garg", "ahmed", "tahir"}
 
@@ -215,7 +214,7 @@ def served(tmp_path, monkeypatch):
 
 def entry(monkeypatch, url="", sha256="", layout=""):
     made = Entry(Card("toy", get="Ask its makers."), url=url, sha256=sha256, layout=layout)
-    monkeypatch.setattr(MODULE, "catalogue", lambda: {"toy": made})
+    monkeypatch.setattr(sources, "catalogue", lambda: {"toy": made})
 
 
 @pytest.fixture
@@ -295,8 +294,7 @@ def test_of_two_classes_of_your_own_the_covid_one_is_positive(tmp_path, names, p
 
 def test_a_profile_decides_how_much_is_generated_until_told(monkeypatch):
     asked = []
-    module = sys.modules["covidlab.datasets.catalogue"]
-    monkeypatch.setattr(module, "_generated", lambda name, options: asked.append(options))
+    monkeypatch.setattr(sources, "_generated", lambda name, options: asked.append(options))
     load("phantom-ct", profile="smoke", seed=3)
     load("phantom-ct", n_patients=5, difficulty=0.9)
     assert asked == [

@@ -1,14 +1,20 @@
 """One test for each way in which data can be bad, and one for all of them at once."""
 
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
 
-from covidlab.datasets import Card, Dataset, DatasetError, check, from_folder, require
+from covidlab.datasets import (
+    Card,
+    Dataset,
+    DatasetError,
+    check,
+    checks,
+    from_folder,
+    require,
+)
 
 
 def kinds(problems):
@@ -171,8 +177,7 @@ def test_a_file_that_may_not_be_opened(make_dataset, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    module = sys.modules["covidlab.datasets.check"]  # the name is the function's
-    monkeypatch.setattr(module, "file_hash", refuse)
+    monkeypatch.setattr(checks, "file_hash", refuse)
     problems = check(make_dataset())
     assert kinds(problems) == ["unreadable image"] * 12
     assert "Permission denied" in problems[0].what

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from covidlab import paths
-from covidlab.evaluation.published import published, tables
+from covidlab.evaluation.papers import published, tables
 
 FOLDER = paths.data() / "published"
 INDEX = tables()

@@ -103,6 +103,23 @@ def test_an_interrupted_run_resumes(book, monkeypatch):
     assert json.loads((book / "build" / "02_fine_too.json").read_text())["state"] == "done"
 
 
+def test_a_long_traceback_is_shortened_and_ctrl_c_stops_the_run(book):
+    deep = "def f(n):\n    if n == 0:\n        raise ValueError('at the bottom')\n    f(n - 1)\nf(60)"
+    path = book / "notebooks" / "01_broken.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source = deep
+    nbformat.write(notebook, path)
+    _, said = run(book, "smoke", only="01")
+    assert "FAILED 01_broken" in said and "ValueError: at the bottom" in said
+    assert len(said.splitlines()) < 40
+
+    notebook.cells[-1].source = "raise KeyboardInterrupt"
+    nbformat.write(notebook, path)
+    with pytest.raises(KeyboardInterrupt):
+        run(book, "smoke", only="01,02")
+    assert not (book / "build" / "02_fine_too.json").exists()
+
+
 def test_figures_come_back_inline_whatever_the_backend(book, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     run(book, "smoke", only="00")

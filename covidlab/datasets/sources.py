@@ -17,7 +17,7 @@ import pandas as pd
 from covidlab import paths
 
 from . import phantom
-from .check import require
+from .checks import require
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import SUFFIXES, is_dicom
 
@@ -107,6 +107,8 @@ def load(name, *, profile: str = "paper", check: bool = True, **options) -> Data
             f"Put it (with its manifest.csv, see `covidlab data import`) as {name}/ under one of:\n"
             f"  {looked}\nor name another folder in the environment variable COVIDLAB_DATA."
         )
+    elif os.sep in str(name) or Path(name).suffix:
+        raise FileNotFoundError(f"{name}: no such folder or CSV; check the path")
     else:
         raise KeyError(
             f"no dataset {name!r}: neither a folder or CSV, nor one of "
