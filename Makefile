@@ -16,7 +16,7 @@ export GOMP_SPINCOUNT ?= 10000
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit lab lint format bench clean
+.PHONY: help run test unit lab lint format bench clean distclean
 
 help:
 	@echo "make run    execute the notebooks, write build/$(PROFILE)/index.html   (NB=01 one, FORCE=1 again,"
@@ -24,7 +24,7 @@ help:
 	@echo "make test   run every test, the notebooks among them    make unit  without the notebooks"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make lint   check the style        make format   mend it"
-	@echo "make bench  run the benchmarks     make clean    remove build/, .venv/ and caches in the tree"
+	@echo "make bench  run the benchmarks     make clean    remove build/ (distclean: .venv/ too)"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -64,5 +64,8 @@ bench: $(VENV)/.run
 	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
 
 clean:
-	rm -rf build dist .venv .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist .pytest_cache .ruff_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

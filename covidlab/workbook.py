@@ -173,7 +173,10 @@ def add_run(subparsers) -> None:
 
 
 def _command(args) -> int:
-    given = {"DATASET": args.DATASET, "SEED": args.SEED}
+    dataset = args.DATASET
+    if dataset and Path(dataset).exists():  # notebooks run in their own folder
+        dataset = str(Path(dataset).resolve())
+    given = {"DATASET": dataset, "SEED": args.SEED}
     outcomes = run(args.profile, args.only, args.force, args.out, **given)
     return int(any(o.state == "failed" for o in outcomes))
 

@@ -142,6 +142,17 @@ def test_solutions_of_exercises_are_run_in_smoke(book):
     assert run(book, "fast", only="02", SEED=2)[0] == {"02_fine_too": "done"}
 
 
+def test_a_folder_of_your_own_is_found_from_where_you_are(book, monkeypatch):
+    from covidlab.cli import main
+
+    asked = []
+    monkeypatch.setattr(workbook, "run", lambda *a, **given: asked.append(given["DATASET"]) or [])
+    monkeypatch.chdir(book)
+    main(["run", "--dataset", "notebooks"])
+    main(["run", "--dataset", "phantom-ct"])
+    assert asked == [str(book / "notebooks"), "phantom-ct"]
+
+
 def test_clear_errors_before_work(book, tmp_path):
     with pytest.raises(ValueError, match="no notebook begins with '07'.*00_fine"):
         run(book, "smoke", only="07")
