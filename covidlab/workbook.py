@@ -36,7 +36,7 @@ def run(
     force: bool = False,
     out: Path | None = None,
     folder: Path | None = None,
-    show=print,
+    show=None,
     **parameters,
 ) -> list[Outcome]:
     """Executes every notebook of `folder` in order, and writes copies and a gallery under `out`.
@@ -49,10 +49,12 @@ def run(
     profile : smoke, fast or paper; what the notebooks get as PROFILE.
     only : beginnings of notebook names, separated by commas ("01" or "01,04"); empty for all.
     out, folder : by default build/<profile>/ and notebooks/ of the checkout.
+    show : takes each line of progress; by default it is printed.
     parameters : others to hand over (DATASET, SEED), for notebooks that have them.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r} must be one of {', '.join(PROFILES)}")
+    show = show or _print
     folder = folder or (paths.project() or Path.cwd()) / "notebooks"
     out = out or folder.parent / "build" / profile
     names = _chosen(folder, only)
@@ -84,7 +86,7 @@ def run(
     return outcomes
 
 
-def execute(path: Path, out: Path, parameters: dict, label: str, show=print) -> Outcome:
+def execute(path: Path, out: Path, parameters: dict, label: str, show=None) -> Outcome:
     """Executes one notebook; writes the copy (also a partial one) and its HTML page to `out`.
 
     In the smoke profile the folded solutions of the exercises are executed too, at the end.
@@ -102,7 +104,7 @@ def execute(path: Path, out: Path, parameters: dict, label: str, show=print) -> 
     if parameters.get("PROFILE") == "smoke":
         notebook.cells += _solutions(notebook)
     total = sum(cell.cell_type == "code" for cell in notebook.cells)
-    begun, at, line = time.monotonic(), [0], _Line(show)
+    begun, at, line = time.monotonic(), [0], _Line(show or _print)
 
     def started(cell, cell_index):
         if cell.cell_type == "code":
@@ -263,11 +265,15 @@ def _told(error) -> str:
     return "\n".join(kept if any(last in line for line in kept[-10:]) else [*kept, last])
 
 
+def _print(text: str):
+    print(text, flush=True)
+
+
 class _Line:
     """One line that is rewritten on a terminal; elsewhere a line every ten seconds."""
 
     def __init__(self, show):
-        self.show, self.live, self.last = show, show is print and sys.stdout.isatty(), 0.0
+        self.show, self.live, self.last = show, show is _print and sys.stdout.isatty(), 0.0
 
     def update(self, text: str):
         if self.live:
