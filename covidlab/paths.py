@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -42,3 +45,18 @@ def dataset_folders() -> list[Path]:
     given = os.environ.get("COVIDLAB_DATA")
     first = [Path(p).expanduser() for p in given.split(os.pathsep) if p] if given else []
     return [*first, data(), cache() / "datasets"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that becomes `path` when the block ends without an error.
+
+    So nothing is ever found half-written, and what was there before stays until the new is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

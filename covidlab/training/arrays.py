@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,17 +96,13 @@ def _write(file: Path, dataset: Dataset, recipe: Recipe, shape, progress: bool):
     """Fills a temporary file and renames it at the end: what is in the cache is whole."""
     from covidlab.datasets.sources import writable
 
-    handle, temporary = tempfile.mkstemp(dir=writable(file.parent), suffix=".part")
-    os.close(handle)
-    try:
+    writable(file.parent)
+    with paths.replacing(file) as temporary:
         if problems := _fill(temporary, dataset, recipe, shape, progress):
             raise DatasetError(f"dataset {dataset.card.id!r} in {dataset.root}", problems)
-        os.replace(temporary, file)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
-def _fill(temporary: str, dataset: Dataset, recipe: Recipe, shape, progress: bool) -> list:
+def _fill(temporary: Path, dataset: Dataset, recipe: Recipe, shape, progress: bool) -> list:
     """Writes every image that is right into the array file; returns all that is wrong."""
     enhance = imaging.ENHANCEMENTS[recipe.enhance]
     array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)

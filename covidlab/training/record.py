@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from covidlab import paths
 
 
 @dataclass
@@ -75,15 +75,9 @@ def run_key(trained: list[str], data: dict, seed: int) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Writes a file by renaming a finished temporary one, so that it is never found half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    """Writes a file so that it is never found half-written."""
+    with paths.replacing(path) as temporary:
+        temporary.write_bytes(content)
     return path
 
 

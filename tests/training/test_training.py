@@ -238,6 +238,16 @@ def test_a_changed_image_is_noticed(data, parts):
     assert after.fingerprint != before.fingerprint and after.key != before.key
 
 
+def test_what_is_written_can_be_read_by_who_may_read_files(parts):
+    """A temporary file of the safest kind is readable by its owner alone, and so would be its heir."""
+    learn = training.learner(training.dataloaders(parts, RECIPE.but(epochs=1), progress=False))
+    record = training.fit(learn, show_progress=False)
+    plain = record.folder / "plain"
+    plain.write_text("")
+    assert (record.folder / "record.json").stat().st_mode == plain.stat().st_mode
+    assert not list(record.folder.glob(".*"))
+
+
 def test_large_arrays_are_memory_mapped_with_the_same_values(parts, monkeypatch):
     small = training.prepare(*parts, recipe=RECIPE, progress=False).array
     arrays._recent.clear()
