@@ -55,7 +55,7 @@ lab: $(VENV)/.run
 	$(BIN)/jupyter lab notebooks
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --extra-keys metadata.papermill --verify notebooks/*.ipynb
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --extra-keys metadata.papermill notebooks/*.ipynb

@@ -73,6 +73,6 @@ def test_text_between_code_and_no_code_without_text_before_it(notebook):
 
 def test_no_paths_of_a_machine_and_no_training_loops(notebook):
     for cell in code(notebook):
-        assert not re.search(r"""["'](/home|/root|/work|/Users|[A-Z]:\\)""", cell.source)
+        assert not re.search(r"""["'](/[A-Za-z]+/|[A-Z]:\\)""", cell.source), "an absolute path"
         assert "backward()" not in cell.source or "perf_counter" in cell.source
         assert not re.search(r"^\s*def .*(\n\s+.*){6,}", cell.source, re.M), "a long function"

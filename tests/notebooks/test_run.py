@@ -104,7 +104,9 @@ def test_an_interrupted_run_resumes(book, monkeypatch):
 
 
 def test_a_long_traceback_is_shortened_and_ctrl_c_stops_the_run(book):
-    deep = "def f(n):\n    if n == 0:\n        raise ValueError('at the bottom')\n    f(n - 1)\nf(60)"
+    deep = (
+        "def f(n):\n    if n == 0:\n        raise ValueError('at the bottom')\n    f(n - 1)\nf(60)"
+    )
     path = book / "notebooks" / "01_broken.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[-1].source = deep
