@@ -54,7 +54,8 @@ def pca(features: np.ndarray, n: int = 2) -> tuple[np.ndarray, np.ndarray]:
 def plot_features(points: np.ndarray, frame: pd.DataFrame, by: str = "label", share=None, ax=None):
     """A feature space in the plane, one dot per image coloured by a manifest column; the Figure.
 
-    `share` (of the variance, from `pca`) goes into the axis names.
+    A column of numbers (a severity) is coloured along a scale, any other by its values in
+    alphabetical order. `share` (of the variance, from `pca`) goes into the axis names.
     """
     import seaborn as sns
 
@@ -64,9 +65,12 @@ def plot_features(points: np.ndarray, frame: pd.DataFrame, by: str = "label", sh
         raise ValueError(f"{len(points)} points but {len(frame)} rows")
     figure, ax = subplots(ax=ax, figsize=(4.8, 4))
     data = frame.assign(_x=points[:, 0], _y=points[:, 1])
-    sns.scatterplot(
-        data, x="_x", y="_y", hue=by, style=by, palette="colorblind", s=22, alpha=0.8, ax=ax
-    )
+    if pd.api.types.is_numeric_dtype(data[by]):
+        shown = {"palette": "viridis"}
+    else:
+        order = sorted(data[by].unique())
+        shown = {"palette": "colorblind", "style": by, "hue_order": order, "style_order": order}
+    sns.scatterplot(data, x="_x", y="_y", hue=by, s=22, alpha=0.8, ax=ax, **shown)
     names = ["first", "second"]
     if share is not None:
         names = [f"{n} component ({s:.0%} of variance)" for n, s in zip(names, share, strict=False)]

@@ -73,13 +73,17 @@ def test_pca_finds_the_axes_of_a_known_cloud():
 
 
 def test_the_plot_shows_every_image_in_its_group():
-    frame = pd.DataFrame({"label": list("aabbb"), "site": list("xyxyx")})
+    frame = pd.DataFrame({"site": list("yxxyx"), "severity": [0.1, 0.2, 0.9, 0.5, 0.0]})
     points = np.arange(10.0).reshape(5, 2)
     figure = explain.plot_features(points, frame, by="site", share=[0.6, 0.3])
     ax = figure.axes[0]
     np.testing.assert_allclose(np.asarray(ax.collections[0].get_offsets()), points)
     assert "60% of variance" in ax.get_xlabel() and "30%" in ax.get_ylabel()
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["x", "y"]
+    colours = ax.collections[0].get_facecolors()
+    assert (colours[0] == colours[3]).all() and (colours[0] != colours[1]).any()
+    scale = explain.plot_features(points, frame, by="severity").axes[0].collections[0]
+    assert len(np.unique(scale.get_facecolors(), axis=0)) == 5
     with pytest.raises(KeyError, match="hospital"):
         explain.plot_features(points, frame, by="hospital")
     with pytest.raises(ValueError, match="5 rows"):
