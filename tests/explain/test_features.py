@@ -87,4 +87,4 @@ def test_the_plot_shows_every_image_in_its_group():
     with pytest.raises(KeyError, match="hospital"):
         explain.plot_features(points, frame, by="hospital")
     with pytest.raises(ValueError, match="5 rows"):
-        explain.plot_features(points[:3], frame)
+        explain.plot_features(points[:3], frame, by="site")
