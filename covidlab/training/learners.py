@@ -18,6 +18,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD, Adam
 from fastai.torch_core import to_float
+from fastcore.foundation import L
 
 from covidlab import models, paths
 from covidlab.datasets.manifest import Dataset
@@ -54,6 +55,14 @@ class KeepBest(TrackerCallback):
     def after_fit(self):
         if self.run and self.best_epoch:
             load_weights(self.learn, self.file)
+
+
+class DropGradients(Callback):
+    """Frees gradients after each step, as PyTorch's own optimisers do, where fastai writes zeros."""
+
+    def after_step(self):
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
 
 class ProcessorAutocast(Callback):
@@ -101,7 +110,7 @@ def learner(dls, model=None, metrics=accuracy, precision: str = "auto", cbs=None
         lr=recipe.lr,
         metrics=metrics,
         path=paths.runs(),
-        cbs=cbs,
+        cbs=[DropGradients(), *L(cbs)],
     )
     gpu = dls.device.type == "cuda"
     if gpu and precision == "auto":
