@@ -165,14 +165,12 @@ def fetch(name: str, folder=None) -> Path:
     the way to get it by hand, when there is no such address.
     """
     entry = _entry(name)
-    if not entry.url:
+    if not (entry.url and entry.sha256):  # what cannot be verified is not fetched
         raise LookupError(f"{name!r} has no direct download. {entry.card.get}")
     import pooch
 
     target = Path(folder) if folder else paths.cache() / "downloads" / name
-    archive = pooch.retrieve(
-        entry.url, known_hash=entry.sha256 or None, path=target, progressbar=True
-    )
+    archive = pooch.retrieve(entry.url, known_hash=entry.sha256, path=target, progressbar=True)
     if archive.endswith((".zip", ".tar.gz", ".tgz", ".tar")):
         unpack = pooch.Unzip() if archive.endswith(".zip") else pooch.Untar()
         unpack(archive, "fetch", None)
