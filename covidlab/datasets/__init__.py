@@ -1,10 +1,12 @@
 """Where images come from: a manifest, a folder and a card; readers, checks, splits, the phantom."""
 
+from . import phantom
 from .checks import check, require
 from .figures import pick, show_images
 from .importers import LAYOUTS, import_dataset
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import ImageError, read_hu, read_image, read_mask
+from .sites import SITES, Site, assign, association
 from .sources import catalogue, fetch, find, from_csv, from_folder, load
 from .splits import LeakageWarning, Split, has_official, kfold, official, split
 
@@ -16,7 +18,11 @@ __all__ = [
     "LAYOUTS",
     "LeakageWarning",
     "Problem",
+    "SITES",
+    "Site",
     "Split",
+    "assign",
+    "association",
     "catalogue",
     "check",
     "fetch",
@@ -28,6 +34,7 @@ __all__ = [
     "kfold",
     "load",
     "official",
+    "phantom",
     "pick",
     "read_hu",
     "read_image",

@@ -16,19 +16,35 @@ import pandas as pd
 
 from covidlab import paths
 
-from . import phantom
+from . import phantom, sites
 from .checks import require
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import SUFFIXES, is_dicom
 
-GENERATORS = {"phantom-ct": lambda folder, **options: phantom.generate(folder, **options)}
-# What a generated set is when not told: few images to see that all runs; many patients, few slices
-# of each and plain findings, so that a short training learns something; a set of a paper's size.
-SIZES = {
-    "smoke": {"n_patients": 16, "slices_per_patient": 2},
-    "fast": {"n_patients": 200, "slices_per_patient": 2, "difficulty": 0.1},
-    "paper": {"n_patients": 300},
-}
+PROFILES = ("smoke", "fast", "paper")
+
+
+def generated(name: str, profile: str) -> dict:
+    """What a generated set is when not told: the options of `phantom.generate` in this profile.
+
+    "smoke": few images, to see that all runs. "fast": many patients, few slices of each and, where
+    no site gives the label away, plain findings, so that a short training learns something.
+    "paper": a set of a paper's size.
+    """
+    preset = phantom.PRESETS[name]
+    paper, fast = preset.patients
+    if profile == "paper":
+        return {"n_patients": paper}
+    options = {"n_patients": 16 if profile == "smoke" else fast}
+    if preset.modality == "CT":
+        few = preset.volume or preset.by_slice
+        slices = (4, 2) if profile == "smoke" else (12, 2)
+        options["slices_per_patient"] = min(preset.slices, slices[0 if few else 1])
+    elif preset.size > 256:
+        options["size"] = 256
+    if profile == "fast":
+        options["difficulty"] = 0.1
+    return options
 
 
 @dataclass(frozen=True)
@@ -74,10 +90,10 @@ def find(name: str) -> Path | None:
 def load(name, *, profile: str = "paper", check: bool = True, **options) -> Dataset:
     """A dataset by catalogue id, or a folder or CSV of your own by its path.
 
-    Looked for in the folders of `COVIDLAB_DATA`, `data/` and the user cache; images generated
-    here ("phantom-ct") are made once and cached. `options` go to the generator (`n_patients`,
-    `seed`, …); without `n_patients`, `profile` decides how many and how difficult (see `SIZES`).
-    Real datasets are always whole and take no options but `seed`, which changes nothing in them.
+    Looked for in the folders of `COVIDLAB_DATA`, `data/` and the user cache. Phantom sets are made
+    once and cached; `options` go to `phantom.generate` (`n_patients`, `seed`, `strength`, …), and
+    without `n_patients` the `profile` decides how many and how difficult (see `generated`). Real
+    datasets are always whole and take no options but `seed`, which changes nothing in them.
 
     Raises
     ------
@@ -85,10 +101,10 @@ def load(name, *, profile: str = "paper", check: bool = True, **options) -> Data
     KeyError : no such id, naming those there are.
     DatasetError : something is wrong with it, all of it at once (`check=False` loads it anyway).
     """
-    if profile not in SIZES:
-        raise ValueError(f"profile={profile!r} must be one of {', '.join(SIZES)}")
-    if name in GENERATORS:
-        usual = {} if "n_patients" in options else SIZES[profile]
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r} must be one of {', '.join(PROFILES)}")
+    if name in phantom.PRESETS:
+        usual = {} if "n_patients" in options else generated(name, profile)
         return _generated(name, {"seed": 0, **usual, **options})
     options.pop("seed", None)
     if options:
@@ -111,8 +127,7 @@ def load(name, *, profile: str = "paper", check: bool = True, **options) -> Data
         raise FileNotFoundError(f"{name}: no such folder or CSV; check the path")
     else:
         raise KeyError(
-            f"no dataset {name!r}: neither a folder or CSV, nor one of "
-            f"{', '.join(dict.fromkeys([*GENERATORS, *catalogue()]))}"
+            f"no dataset {name!r}: neither a folder or CSV, nor one of {', '.join(catalogue())}"
         )
     return require(dataset) if check else dataset
 
@@ -206,17 +221,27 @@ def _own(frame: pd.DataFrame, root: Path, check: bool, card: Card) -> Dataset:
 
 def _generated(name: str, options: dict) -> Dataset:
     """Generated data from the user cache, made now if this very set is not there yet."""
-    made_by = hashlib.sha256(Path(phantom.__file__).read_bytes()).hexdigest()[:8]
-    key = "-".join([made_by, *(f"{k}={options[k]}" for k in sorted(options))])
-    folder = writable(paths.cache() / "datasets" / name) / key
+    folder = writable(paths.cache() / "datasets" / name) / _key(options)
     if not (folder / "manifest.csv").is_file():
         if folder.exists():
             shutil.rmtree(folder)
         try:
-            GENERATORS[name](folder, **options)
+            phantom.generate(folder, preset=name, **options)
         except FileExistsError:  # another process was quicker, and what it made is the same
             pass
     return Dataset(read_manifest(folder / "manifest.csv"), folder, _card(name))
+
+
+def _key(options: dict) -> str:
+    """Name of a generated set: of the code that draws it and of all that was asked for."""
+    code = hashlib.sha256(Path(sites.__file__).read_bytes())
+    for file in sorted(Path(phantom.__file__).parent.glob("*.py")):
+        code.update(file.read_bytes())
+    asked = {k: v for k, v in options.items() if k not in ("workers", "progress")}
+    long = [k for k, v in asked.items() if not isinstance(v, int | float | str | None)]
+    rest = hashlib.sha256(repr([(k, asked.pop(k)) for k in sorted(long)]).encode()).hexdigest()[:8]
+    parts = [code.hexdigest()[:8], *(f"{k}={asked[k]}" for k in sorted(asked))]
+    return "-".join([*parts, rest] if long else parts)
 
 
 def writable(folder: Path) -> Path:
