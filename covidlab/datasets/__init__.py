@@ -2,7 +2,7 @@
 
 from . import phantom
 from .checks import check, require
-from .figures import pick, show_images
+from .figures import pick, show_images, show_planes, show_radiographs, show_slice
 from .importers import LAYOUTS, import_dataset
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import ImageError, read_hu, read_image, read_mask
@@ -42,5 +42,8 @@ __all__ = [
     "read_mask",
     "require",
     "show_images",
+    "show_planes",
+    "show_radiographs",
+    "show_slice",
     "split",
 ]

@@ -76,9 +76,9 @@ class Body:
         self.domes = (right, right + float(rng.uniform(-16.0, -4.0)))
         self.rib = tuple(map(float, rng.uniform((0.0, 23.0, 75.0), (1.0, 27.0, 105.0))))
         self.top = 92.0 * self.tall
-        self.lung_hu = float(rng.uniform(-885.0, -835.0) - 2.0 * self.breath)
+        self.lung_hu = float(rng.uniform(-910.0, -860.0) - 2.0 * self.breath)
         self.gravity = float(rng.uniform(20.0, 55.0))
-        self.texture = float(rng.uniform(8.0, 18.0))
+        self.texture = float(rng.uniform(9.0, 18.0))
         outer = 2.0 * (self.width + 25.0 + self.fat)
         self.fov = float(outer * rng.uniform(0.86, 1.08))
         self.shift = tuple(map(float, rng.uniform(-0.02, 0.02, 2) * self.fov))
@@ -178,11 +178,11 @@ class Body:
 
     def oblique(self, x, y, z):
         """Above 0 behind and below the oblique fissure: in the lower lobe."""
-        return 0.8 * (y - 18.0 + 0.75 * z + 0.006 * (np.abs(x) - 0.45 * self.width) ** 2)
+        return 0.74 * (y - 32.0 - 0.9 * z + 0.006 * (np.abs(x) - 0.45 * self.width) ** 2)
 
     def horizontal(self, x, y, z):
         """Above 0 over the horizontal fissure of the right lung."""
-        return z + 34.0 + 0.12 * y
+        return z + 28.0 + 0.12 * y
 
     def roughness(self, x, y, z):
         """Noise (D, H, W) that frays the edges of lesions, at scanner coordinates (W,), (H,), (D,)."""
@@ -230,24 +230,24 @@ class Body:
 
     # ---- what it is made of ----------------------------------------------------------------
 
-    def tissue(self, x, y, z, px, field=None, *, xray=False):
+    def tissue(self, x, y, z, px, field=None, *, view=None):
         """HU of everything but vessels, airways and disease, and the regions it was drawn by.
 
         x (D, H, W), y, z (D, 1, 1) in body coordinates; `px` the pixel in mm, over which edges are
         mixed. `field(mm, flip)` gives noise (D, H, W) for fine texture, None leaves it smooth.
-        For an X-ray (`xray`) the arms hang at the sides, there is no table, and ribs and collar bones
+        For an X-ray (`view`) the arms hang at the sides, there is no table, and ribs and collar bones
         are left out, since `bones` gives them exactly. Returns (hu, inside, regions): inside 0..1 is
         the part of each point in the pleural cavity.
         """
         field = field or (lambda mm, flip=1: 0.0)
         regions = wall, organs, parts, dome, lung = self.regions(x, y, z)
-        hu = self._soft_tissue(x, y, z, px, wall, organs, parts, dome, field, xray)
-        self._bones(hu, x, y, z, px, wall, xray)
+        hu = self._soft_tissue(x, y, z, px, wall, organs, parts, dome, field, view)
+        self._bones(hu, x, y, z, px, wall, view)
         inside = np.clip(0.5 - lung / px, 0.0, 1.0)
         hu += inside * (self._parenchyma(x, y, z, px, field) - hu)
         return hu, inside, regions
 
-    def _soft_tissue(self, x, y, z, px, wall, organs, parts, dome, field, xray):
+    def _soft_tissue(self, x, y, z, px, wall, organs, parts, dome, field, view):
         """Air, table, skin, fat, muscle, mediastinum and upper abdomen."""
         shoulder = np.clip((z - 15.0) / 70.0, 0.0, 1.0)
         neck = np.clip((z - 78.0 * self.tall) / (75.0 * self.tall), 0.0, 1.0) ** 2
@@ -264,11 +264,11 @@ class Body:
                 by = y[some] + self.depth + 14.0 + 0.4 * self.fat
                 mound = oval(bx, by, 62.0 * (0.3 + 0.7 * r), (12.0 + 0.8 * self.fat) * r + 2.0)
                 body[some] = smin(body[some], mound, 45.0)
-        if xray:
+        if view:
             limb = self._limbs(x, y, z)[0]
             body, flesh = smin(body, limb - 0.4 * self.fat - 2.0, 18.0), smin(flesh, limb, 12.0)
         hu = np.full(body.shape, AIR, x.dtype)
-        if not xray and np.isfinite(self.table):
+        if not view and np.isfinite(self.table):
             curve = y + x * x / 1100.0 - (self.depth + 25.0 + 0.75 * self.fat + self.table)
             for at, thick, value in ((0.0, 1.2, -350.0), (17.0, 0.9, -100.0)):
                 over(hu, np.abs(curve - at) - thick, value, px)
@@ -318,15 +318,15 @@ class Body:
             shaft, rod(side, y, z, head, (head[0], head[1], head[2] + 1), 22, 22)
         )
 
-    def _bones(self, hu, x, y, z, px, wall, xray):
+    def _bones(self, hu, x, y, z, px, wall, view):
         """Ribs (a helix round the chest wall), shoulder blades, collar bones, sternum and spine."""
         cos = (y - 6.0) / (norm(x, y - 6.0) + 1e-3)  # 1 at the spine, -1 at the sternum
-        if not xray:
+        if not view:
             self._ribs(hu, np.abs(x), z, px, wall, cos)
             self._collar(hu, np.abs(x), y, z, px)
         some = np.flatnonzero((z > -60.0 * self.tall) & (z < 75.0 * self.tall))
         if some.size:
-            part, turn = hu[some], cos[some] + (0.18 if xray else 0.0)  # arms down turn them out
+            part, turn = hu[some], cos[some] + (0.18 if view == "PA" else 0.0)  # rolled forward
             down = (75.0 - z[some] / self.tall) / 135.0
             blade = np.abs(wall[some] - 18.5 - 5.0 * np.clip(turn - 0.3, 0, 1)) - 2.2
             edge = np.maximum(0.12 + 0.2 * down - turn, turn - 0.74 + 0.34 * down)
@@ -345,7 +345,7 @@ class Body:
             over(part, sternum + 2.2, 80.0, px)
             hu[some] = part
         self._spine(hu, x, y, z, px)
-        if xray:
+        if view:
             bone = self._limbs(x, y, z)[1]
             over(hu, bone, CORTEX, px)
             over(hu, bone + 3.0, 180.0, px)
@@ -426,8 +426,8 @@ class Body:
     def _parenchyma(self, x, y, z, px, field):
         """The lung itself: denser at the back, finely mottled, faint fissures."""
         hu = self.lung_hu + self.gravity * y / self.depth
-        hu = hu + self.texture * (field(5.0) + 0.8 * field(11.0, -1))
-        oblique = np.abs(self.oblique(x, y, z))
-        minor = np.where(x < 0, 0.35 * np.abs(self.horizontal(x, y, z)), _FAR)
-        fissure = np.minimum(oblique, np.where(y < -z * 0.6, minor, _FAR))
+        hu = hu + self.texture * (1.2 * field(3.2) + 0.7 * field(5.0) + 0.7 * field(11.0, -1))
+        oblique = self.oblique(x, y, z)
+        minor = 0.35 * np.abs(self.horizontal(x, y, z))
+        fissure = np.minimum(np.abs(oblique), np.where((x < 0) & (oblique < 0), minor, _FAR))
         return hu + 55.0 * np.clip(1.0 - fissure / max(px, 1.2), 0.0, 1.0)

@@ -154,7 +154,9 @@ class Fluid:
         side = np.where(x < 0, *self.sides)
         high, deep = (55.0, 30.0) if standing else (22.0, 14.0)
         rim = high * np.clip(1.0 - under / deep, 0.0, 1.0) ** 2  # it creeps up the chest wall
-        down = -z if standing else 1.3 * y
+        # Lying, gravity pulls along the scanner's y, however the patient is turned and tilted.
+        back = x * np.sin(body.angle) + y * np.cos(body.angle) + body.lean[1] * z
+        down = -z if standing else 1.3 * back
         return down + rim - 400.0 * (1.0 - side)
 
 
@@ -175,7 +177,9 @@ class Illness:
         # which heights a patient is cut, so the height of a slice says nothing about its label.
         infected = self.disease.infectious and severity != 0
         like = self.disease if infected else DISEASES["COVID-19"]
-        lesion, sick = self._infection(rng, like, severity if infected else None)
+        fluid = self._fluid(rng.spawn(1)[0], severity)  # drowns no part of what is asked for
+        dry = ~fluid
+        lesion, sick = self._infection(rng, like, severity if infected else None, dry)
         self.sick = np.zeros(body.where.shape)
         self.sick[body.where] = sick
         self.dither = rng.random()
@@ -184,11 +188,9 @@ class Illness:
             self.lesions = [lesion]
             core = self._level(lesion) > lesion.core
             parts = sick & ~core, sick & core
-        fluid = self._fluid(rng, severity)
         self._everyday(rng)
-        dry = ~fluid
         self.severity, self.ground_glass, self.consolidation = (
-            float((p & dry).sum() / dry.sum()) for p in (parts[0] | parts[1], *parts)
+            float(p[dry].mean()) for p in (sick & infected, *parts)
         )
         self.effusion = float(fluid.mean())
 
@@ -197,7 +199,7 @@ class Illness:
         x, y, z = body.spots.T
         self.low = np.clip((body.top - z) / (body.top - z.min()), 0.0, 1.0)  # 0 apex, 1 base
         self.back = np.clip(0.5 + 0.5 * y / body.depth, 0.0, 1.0)
-        self.contrast = 1.45 - 1.05 * self.difficulty
+        self.contrast = 1.5 - 0.95 * self.difficulty
 
     def _opaque(self, hu):
         """Plainer or fainter by the difficulty, but never denser than soft tissue."""
@@ -211,21 +213,21 @@ class Illness:
     def _pick(self, rng, n, weight):
         return self.body.spots[rng.choice(len(self.body.spots), n, p=weight / weight.sum())]
 
-    def _fill(self, volume, core, **given):
-        """The lesion whose cut makes it fill `volume` of the lungs, and where it is."""
+    def _fill(self, volume, core, dry=True, **given):
+        """The lesion whose cut makes it fill `volume` of the `dry` lungs, and where it is."""
         lesion = Lesion(**given)
-        level = self._level(lesion)
+        level = np.where(dry, self._level(lesion), -np.inf)
         if volume is not None:
             # At least one point: of any volume there is something to see.
-            rank = min(len(level) - 1, max(0, len(level) - max(1, round(volume * len(level)))))
-            least = np.partition(level, rank)[rank]
+            n = max(1, round(volume * np.isfinite(level).sum()))
+            least = np.partition(level, -n)[-n]
             lesion = replace(lesion, cut=float(np.nextafter(least, -np.inf)))
         sick = level > lesion.cut
         if core > 0 and sick.any():
             lesion = replace(lesion, core=float(np.quantile(level[sick], 1.0 - core)))
         return lesion, sick
 
-    def _infection(self, rng, disease, severity):
+    def _infection(self, rng, disease, severity, dry):
         body, x = self.body, self.body.spots[:, 0]
         median, sigma = disease.typical
         volume = rng.lognormal(np.log(median), sigma) * (1.4 - 0.8 * self.difficulty)
@@ -250,7 +252,7 @@ class Illness:
         core = float(core) if stage > 1.0 - share else 0.0
         lines = rng.uniform(60.0, 160.0) if rng.random() < disease.septa else 0.0
         return self._fill(
-            volume, min(core, 0.95), centres=centres, radii=radii, lobes=lobes, infection=True,
+            volume, min(core, 0.95), dry, centres=centres, radii=radii, lobes=lobes, infection=True,
             depth=float(disease.flat * rng.uniform(0.6, 1.5)), rough=float(rng.uniform(0.16, 0.3)),
             soft=float(rng.uniform(0.2, 0.6)), hu=self._opaque(rng.uniform(-660.0, -400.0)),
             core_hu=float(rng.uniform(-100.0, 20.0)), lines=float(self.contrast * lines),
@@ -286,9 +288,9 @@ class Illness:
         if not has or part == 0.0:
             return np.zeros(len(body.spots), bool)
         fluid = Fluid(part, sides)
-        levels = [
-            fluid.level(body, *body.spots.T, body.under, standing) for standing in (False, True)
-        ]
+        # Anywhere in their voxels: on an even grid whole layers would lie at one height.
+        points = body.spots + rng.uniform(-0.5, 0.5, body.spots.shape) * (6.5, 6.5, 5.5)
+        levels = [fluid.level(body, *points.T, body.under, standing) for standing in (False, True)]
         cuts = tuple(float(np.quantile(level, 1.0 - part)) for level in levels)
         self.fluid = replace(fluid, cuts=cuts, hu=float(rng.uniform(*EFFUSION_HU)))
         self.findings.append("pleural effusion")
@@ -301,7 +303,7 @@ class Illness:
     def _everyday(self, rng):
         """Findings of every day, in all, and what looks like an infection, in the healthy only."""
         body = self.body
-        likely = 0.1 + 0.5 * self.difficulty
+        likely = 0.05 + 0.5 * self.difficulty
         if rng.random() < likely:
             low_back = (0.97 * body.depth, body.domes[0])
             base = np.array([[s * 0.5 * body.width, *low_back] for s in (-1, 1)])

@@ -12,6 +12,7 @@ from .disease import DISEASES, Illness
 from .shapes import cut_tubes, noise
 
 MIN_INFECTED = 0.015  # least infected part of the lung area in a slice labelled as infected
+_BAND = 32768  # pixels that are drawn at once, to stay in the processor's cache
 _PLANE = 2.5  # mm between the planes that are averaged for a thick slice
 
 
@@ -80,7 +81,7 @@ class Patient:
         self.findings = self.illness.findings
         rng = np.random.default_rng(scan)
         self.blur = rng.uniform(0.35, 0.65)  # reconstruction kernel, pixels
-        self.grain = rng.uniform(14.0, 50.0) * (0.55 + 0.9 * difficulty)  # HU
+        self.grain = rng.uniform(14.0, 50.0) * (0.55 + 0.8 * difficulty)  # HU
         self._choose_levels()
 
     def __repr__(self):
@@ -151,13 +152,15 @@ class Patient:
     ) -> Slice:
         """The axial CT slice at height `z_mm`, `size` pixels square over the field of view.
 
-        `thickness` in mm (above 2.5, the mean of planes 2.5 mm apart; masks are those of the middle);
-        `noise` and `blur` scale this patient's quantum noise and reconstruction kernel (0: none);
-        `shift` moves the patient on the table, x and y in mm.
+        `thickness` in mm (above 2.5, the mean of planes at most 2.5 mm apart, with the masks of the
+        middle one); `noise` and `blur` scale this patient's quantum noise and reconstruction kernel
+        (0: none); `shift` moves the patient on the table, x and y in mm.
         """
         if not 0.0 < thickness <= 50.0:
             raise ValueError(f"thickness must be above 0 and at most 50 mm, got {thickness}")
-        n = max(1, round(thickness / _PLANE))
+        if not (noise >= 0.0 and blur >= 0.0):
+            raise ValueError(f"noise and blur must not be negative, got {noise} and {blur}")
+        n = 2 * int(np.ceil(0.5 * (thickness / _PLANE - 1.0))) + 1  # odd: one is the middle
         offsets = (np.arange(n) - (n - 1) / 2) * thickness / n
         planes = [self._plane(z_mm + dz, size, shift) for dz in offsets]
         hu, masks = sum(p[0] for p in planes) / n, planes[n // 2][1]
@@ -168,7 +171,7 @@ class Patient:
         rng = np.random.default_rng(np.random.SeedSequence(self._grain.entropy, spawn_key=key))
         grain = rng.standard_normal((size, size))
         grain -= gaussian_filter(grain, 2.0, truncate=3.0)
-        hu += noise * self.grain / np.sqrt(n) * grain
+        hu += noise * self.grain / np.sqrt(max(1.0, thickness / _PLANE)) * grain
         if blur > 0:
             hu = gaussian_filter(hu, blur * self.blur, truncate=3.0)
         return Slice(np.clip(hu, -1024.0, 3071.0).astype(np.float32), **masks)
@@ -199,7 +202,20 @@ class Patient:
         body, px = self.body, self.fov / size
         grid = (np.arange(size) + 0.5) * px - self.fov / 2
         gx, gy = grid + body.shift[0] - shift[0], grid + body.shift[1] - shift[1]
-        gz = np.array([float(z_mm)])
+        rows = max(8, _BAND // size)
+        bands = [self._band(gx, gy[i : i + rows], float(z_mm), px) for i in range(0, size, rows)]
+        hu, inside = (np.concatenate([band[i] for band in bands]) for i in (0, 1))
+        masks = {name: np.concatenate([band[2][name] for band in bands]) for name in bands[0][2]}
+        dry = inside * ~masks["effusion"]
+        hu += dry * cut_tubes(body.vessels, z_mm, gx, gy) * (BLOOD - hu)
+        walls = body.airways + np.array([0, 0, 0, 0, 0, 0, 1.0, 1.0])
+        hu += 0.8 * cut_tubes(walls, z_mm, gx, gy) * (0.0 - hu)
+        hu += cut_tubes(body.airways, z_mm, gx, gy) * (AIR + 20.0 - hu)
+        return hu, masks
+
+    def _band(self, gx, gy, z_mm, px):
+        """(HU, part in the pleural cavity, masks) of some rows, before vessels and airways."""
+        body, gz = self.body, np.array([z_mm])
         z = gz[:, None, None]
         x, y = body.from_scanner(gx[None, None, :], gy[None, :, None], z)
 
@@ -209,14 +225,8 @@ class Patient:
         hu, inside, (wall, *_, lung) = body.tissue(x, y, z, px, field)
         rough = body.roughness(gx, gy, gz)
         masks = self.illness.paint(hu, inside, x, y, z, wall, lung, rough, field(3.2))
-        hu, inside = hu[0], inside[0]
-        masks = {name: mask[0] for name, mask in masks.items()}
-        dry = inside * ~masks["effusion"]
-        hu += dry * cut_tubes(body.vessels, z_mm, gx, gy) * (BLOOD - hu)
-        walls = body.airways + np.array([0, 0, 0, 0, 0, 0, 1.0, 1.0])
-        hu += 0.8 * cut_tubes(walls, z_mm, gx, gy) * (0.0 - hu)
-        hu += cut_tubes(body.airways, z_mm, gx, gy) * (AIR + 20.0 - hu)
-        return hu, {"lung": (lung[0] < 0) & ~masks["effusion"], **masks}
+        masks["lung"] = (lung < 0) & ~masks["effusion"]
+        return hu[0], inside[0], {name: mask[0] for name, mask in masks.items()}
 
     # ---- X-ray -----------------------------------------------------------------------------
 

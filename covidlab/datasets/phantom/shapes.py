@@ -144,7 +144,7 @@ def project_tubes(tubes, x, z, weight=1.0):
         value = np.minimum(chord * tilt, np.maximum(chord, np.abs(dy))) * weight[these, None, None]
         value *= along & (c >= 0) & (c < x.size) & (r >= 0) & (r < z.size)
         hit = value != 0
-        np.add.at(path, (r * x.size + c)[hit], value[hit])
+        path += np.bincount((r * x.size + c)[hit], value[hit], path.size)
     return path.reshape(z.size, x.size)
 
 

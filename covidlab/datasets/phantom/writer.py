@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,17 +93,20 @@ def generate(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            if folder.exists() and any(folder.iterdir()):
-                raise FileExistsError(f"{folder} exists: another process has just made it")
-            rows = _rows(unfinished, settings, preset, workers, progress)
-            frame = pd.DataFrame(rows)
-            frame.to_csv(unfinished / "manifest.csv", index=False, lineterminator="\n")
-            shutil.rmtree(unfinished / "rows")
-            (unfinished / "settings.json").unlink()
-            os.replace(unfinished, folder)
-            lock.unlink(missing_ok=True)
-    except (PermissionError, NotADirectoryError) as error:
+            late = folder.exists() and any(folder.iterdir())
+            if not late:
+                rows = _rows(unfinished, settings, preset, workers, progress)
+                frame = pd.DataFrame(rows)
+                frame.to_csv(unfinished / "manifest.csv", index=False, lineterminator="\n")
+                shutil.rmtree(unfinished / "rows")
+                (unfinished / "settings.json").unlink()
+                os.replace(unfinished, folder)
+        with suppress(OSError):
+            lock.unlink()  # the set is whole: whoever still waits finds it
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise PermissionError(f"cannot write to {folder.parent}: {error.strerror}") from error
+    if late:
+        raise FileExistsError(f"{folder} exists: another process has just made it")
     return frame
 
 
@@ -149,11 +153,11 @@ def _rows(folder, settings, preset, workers, progress):
     from joblib import Parallel, cpu_count, delayed
     from tqdm.auto import tqdm
 
-    told = folder / "settings.json"
-    if told.is_file() and json.loads(told.read_text()) != settings:
+    told, text = folder / "settings.json", json.dumps(settings)
+    if folder.exists() and not (told.is_file() and told.read_text() == text):
         shutil.rmtree(folder)
     (folder / "rows").mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(settings))
+    told.write_text(text)
     n, arguments = settings["n_patients"], (settings, preset)
     done = [k for k in range(n) if (folder / "rows" / f"{k}.json").is_file()]
     left = sorted(set(range(n)) - set(done))

@@ -87,6 +87,8 @@ def project(
     for name, value in (("dose", dose), ("contrast", contrast), ("gamma", gamma)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
+    if not scatter >= 0:
+        raise ValueError(f"scatter must not be negative, got {scatter}")
     rng = patient.random(VIEWS.index(view))
     geometry = _Geometry(patient.body, size, view, rng)
     paths = _paths(patient, geometry, standing=view == "PA")
@@ -125,7 +127,7 @@ class _Geometry:
         away = np.abs(self.y - detector)
         self.zoom = _FOCUS[view] / (_FOCUS[view] - away)  # (H,)
         self.zoom_at = lambda y: _FOCUS[view] / (_FOCUS[view] - np.abs(y - detector))
-        side = 2.0 * (body.width + 16.0) * float(rng.uniform(1.02, 1.18))
+        side = 2.0 * (body.width + 16.0) * float(rng.uniform(1.12, 1.42))
         low, high = min(body.domes) - 62.0 * body.tall, body.top
         middle = 0.5 * (low + high) + float(rng.uniform(0.0, 14.0))
         side = max(side, 1.06 * (high - low))
@@ -179,7 +181,7 @@ def _paths(patient, geometry, standing):
         part = slice(i, i + _BLOCK)
         z = g.z[part].astype(np.float32)[:, None, None]
         x, y = body.from_scanner(gx[None, None, :], gy[None, :, None], z)
-        hu, inside, (wall, organs, _, dome, level) = body.tissue(x, y, z, 2.5, xray=True)
+        hu, inside, (wall, organs, _, dome, level) = body.tissue(x, y, z, 2.5, view=g.view)
         added[part] = fluid[part] = 0.0
         if ill:
             rough = body.roughness(g.x, g.y, g.z[part]).astype(np.float32)
