@@ -80,15 +80,15 @@ DISEASES = {
     for d in (
         Disease("normal"),
         Disease(
-            "COVID-19", bilateral=0.75, rim=9.0, base=1.5, back=1.5, flat=30.0,
+            "COVID-19", bilateral=0.80, rim=11.0, base=1.0, back=1.3, flat=40.0,
             consolidated=(0.55, 0.05, 0.40), septa=0.15, effusion=0.06,
         ),
         Disease(
-            "CAP", bilateral=0.38, base=0.5, lobar=True, radius=(30.0, 60.0),
+            "CAP", bilateral=0.33, lobar=True, radius=(30.0, 60.0),
             consolidated=(0.86, 0.45, 0.85), effusion=0.15, typical=(0.10, 0.6),
         ),
         Disease(
-            "SARS", bilateral=0.45, rim=14.0, base=1.2, back=0.6, spread=6.0, radius=(20.0, 44.0),
+            "SARS", bilateral=0.38, rim=14.0, base=1.2, back=0.6, spread=6.0, radius=(20.0, 44.0),
             flat=45.0, consolidated=(0.6, 0.10, 0.50), septa=0.15, effusion=0.0,
         ),
         Disease(

@@ -154,7 +154,7 @@ class Patient:
 
         `thickness` in mm (above 2.5, the mean of planes at most 2.5 mm apart, with the masks of the
         middle one); `noise` and `blur` scale this patient's quantum noise and reconstruction kernel
-        (0: none); `shift` moves the patient on the table, x and y in mm.
+        (0: none); `shift` moves the patient, table and all, x and y in mm.
         """
         if not 0.0 < thickness <= 50.0:
             raise ValueError(f"thickness must be above 0 and at most 50 mm, got {thickness}")

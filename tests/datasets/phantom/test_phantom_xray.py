@@ -268,7 +268,8 @@ def test_added_water_is_that_of_the_infection(scan):
     litres = ((a.hu - b.hu) * a.infection).sum() / 1000 * np.prod(a.spacing)
     film = sick.xray(96)
     zoom = _Geometry(sick.body, 96, "PA", sick.random(0)).zoom.mean()
-    assert film.added.sum() * (film.spacing / zoom) ** 2 == pytest.approx(litres, rel=0.12)
+    # In the slices the vessels in it gain nothing; the X-ray counts the parenchyma they lie in.
+    assert film.added.sum() * (film.spacing / zoom) ** 2 == pytest.approx(1.08 * litres, rel=0.1)
 
 
 def test_fluid_sinks_to_the_base_standing_and_to_the_back_lying():
