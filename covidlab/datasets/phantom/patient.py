@@ -118,7 +118,8 @@ class Patient:
         """Up to `n` heights in mm, head first, spread over the levels with lung but no infection."""
         lung, sick = self.body.where.sum((1, 2)), self.illness.sick.sum((1, 2))
         levels = self.body.levels[(lung > 0.15 * lung.max()) & (sick == 0)]
-        at = (np.arange(min(n, levels.size)) + 0.5) / max(n, 1) * levels.size
+        n = min(n, levels.size)
+        at = (np.arange(n) + 0.5) / max(n, 1) * levels.size
         return levels[at.astype(int)][::-1]
 
     def extent(self) -> tuple[float, float]:
