@@ -2,7 +2,8 @@
 
 from . import phantom
 from .checks import check, require
-from .figures import pick, show_images, show_planes, show_radiographs, show_slice
+from .dicom import read_volume, write_dicom
+from .figures import pick, show_beside, show_images, show_planes, show_radiographs, show_slice
 from .importers import LAYOUTS, import_dataset
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import ImageError, read_hu, read_image, read_mask
@@ -40,10 +41,13 @@ __all__ = [
     "read_image",
     "read_manifest",
     "read_mask",
+    "read_volume",
     "require",
+    "show_beside",
     "show_images",
     "show_planes",
     "show_radiographs",
     "show_slice",
     "split",
+    "write_dicom",
 ]

@@ -56,6 +56,19 @@ def show_images(dataset: Dataset, rows=None, masks: bool = False, columns: int =
     return figure
 
 
+def show_beside(*datasets: Dataset, n: int = 5, seed: int = 0):
+    """A row of `n` images drawn at random from each dataset, named at its left; the Figure."""
+    figure, axes = subplots(len(datasets), n, figsize=(1.9 * n, 2.0 * len(datasets)), squeeze=False)
+    for line, dataset in zip(axes, datasets, strict=True):
+        rows = np.random.default_rng(seed).choice(len(dataset), min(n, len(dataset)), replace=False)
+        for ax in line:
+            ax.set(xticks=[], yticks=[], frame_on=False)
+        for ax, row in zip(line, rows, strict=False):
+            ax.imshow(dataset.image(row), cmap="gray", vmin=0, vmax=1)
+        line[0].set_ylabel(dataset.card.id, fontsize=8)
+    return figure
+
+
 def show_planes(volume, at=None, masks: bool = True, window: tuple[float, float] = LUNG_WINDOW):
     """A CT volume cut three ways through one voxel: axial, coronal, sagittal; the Figure.
 

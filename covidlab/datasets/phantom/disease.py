@@ -177,7 +177,8 @@ class Illness:
         # which heights a patient is cut, so the height of a slice says nothing about its label.
         infected = self.disease.infectious and severity != 0
         like = self.disease if infected else DISEASES["COVID-19"]
-        fluid = self._fluid(rng.spawn(1)[0], severity)  # drowns no part of what is asked for
+        of_fluid, of_everyday = rng.spawn(2)  # the same whatever the disease
+        fluid = self._fluid(of_fluid, severity)  # drowns no part of what is asked for
         dry = ~fluid
         lesion, sick = self._infection(rng, like, severity if infected else None, dry)
         self.sick = np.zeros(body.where.shape)
@@ -188,7 +189,7 @@ class Illness:
             self.lesions = [lesion]
             core = self._level(lesion) > lesion.core
             parts = sick & ~core, sick & core
-        self._everyday(rng)
+        self._everyday(of_everyday)
         self.severity, self.ground_glass, self.consolidation = (
             float(p[dry].mean()) for p in (sick & infected, *parts)
         )
