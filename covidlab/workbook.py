@@ -150,6 +150,8 @@ def _client(notebook, limit: float | None, **options):
     from nbclient.client import CellExecutionComplete
 
     class Client(NotebookClient):
+        begun = time.monotonic()
+
         async def _async_poll_output_msg(self, parent_msg_id, cell, cell_index):
             while True:
                 try:

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from queue import Empty
 
 import nbformat
 import pytest
@@ -162,3 +163,47 @@ def test_clear_errors_before_work(book, tmp_path):
         run(book, "quick")
     with pytest.raises(FileNotFoundError, match="checkout"):
         workbook.run("smoke", folder=tmp_path / "nowhere")
+
+
+def one_cell(source):
+    return new_notebook(cells=[new_code_cell(source)])
+
+
+def test_a_cell_longer_than_the_look_for_messages_is_waited_for():
+    book = one_cell("import time; time.sleep(4); print('slept')")
+    workbook._client(book, 60, kernel_name="python3").execute()
+    assert book.cells[0].outputs[0].text == "slept\n"
+
+
+def test_a_cell_beyond_the_limit_is_stopped():
+    from nbclient.exceptions import CellTimeoutError
+
+    with pytest.raises(CellTimeoutError, match="after 3 seconds"):
+        workbook._client(
+            one_cell("import time; time.sleep(60)"), 3, kernel_name="python3"
+        ).execute()
+
+
+def test_a_reply_whose_event_was_lost_is_found(monkeypatch):
+    """A channel that only ever answers when asked again: without the repeated look it would hang."""
+    client = workbook._client(one_cell("print(6 * 7)"), 60, kernel_name="python3")
+    start = client.async_start_new_kernel_client
+    asked = []
+
+    async def with_lost_events():
+        kernel = await start()
+        found = kernel.shell_channel.get_msg
+
+        async def get_msg(timeout=None):
+            asked.append(timeout)
+            if len(asked) == 1:
+                raise Empty
+            return await found(timeout=timeout)
+
+        monkeypatch.setattr(kernel.shell_channel, "get_msg", get_msg)
+        return kernel
+
+    client.async_start_new_kernel_client = with_lost_events
+    client.execute()
+    assert client.nb.cells[0].outputs[0].text == "42\n"
+    assert len(asked) >= 2 and None not in asked
