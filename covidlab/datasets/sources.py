@@ -37,11 +37,9 @@ def generated(name: str, profile: str) -> dict:
         return {"n_patients": paper}
     options = {"n_patients": 16 if profile == "smoke" else fast}
     if preset.modality == "CT":
-        few = preset.volume or preset.by_slice
-        slices = (4, 2) if profile == "smoke" else (12, 2)
-        options["slices_per_patient"] = min(preset.slices, slices[0 if few else 1])
-    elif preset.size > 256:
-        options["size"] = 256
+        many = 12 if preset.volume else 6 if preset.by_slice else 2
+        options["slices_per_patient"] = min(many, 4) if profile == "smoke" else many
+    options["size"] = min(preset.size, 192 if preset.modality == "CT" else 256)
     if profile == "fast":
         options["difficulty"] = 0.1
     return options

@@ -1,6 +1,14 @@
 """Predictions → numbers with intervals, curves, and the published tables beside ours."""
 
-from .figures import plot_calibration, plot_confusion, plot_pr, plot_roc
+from .figures import (
+    plot_calibration,
+    plot_confusion,
+    plot_convergence,
+    plot_mask_confusion,
+    plot_pr,
+    plot_roc,
+    show_segmentations,
+)
 from .intervals import (
     bootstrap,
     compare,
@@ -23,29 +31,56 @@ from .metrics import (
     per_class,
 )
 from .papers import published, tables
+from .segmentation import (
+    REGION_METRICS,
+    WHOLE_METRICS,
+    bf_score,
+    compare_masks,
+    detection,
+    mask_confusion,
+    mask_difference,
+    per_image,
+    pick_by_severity,
+    segmentation_metrics,
+    segmentation_report,
+)
 
 __all__ = [
     "METRICS",
+    "REGION_METRICS",
+    "WHOLE_METRICS",
+    "bf_score",
     "bootstrap",
     "classification_metrics",
     "compare",
+    "compare_masks",
     "confusion",
     "cortes_mohri",
     "delong",
     "delong_test",
+    "detection",
     "difference",
     "from_confusion",
     "from_counts",
     "hanley_mcneil",
     "interval",
+    "mask_confusion",
+    "mask_difference",
     "normal",
     "per_class",
+    "per_image",
+    "pick_by_severity",
     "plot_calibration",
     "plot_confusion",
+    "plot_convergence",
+    "plot_mask_confusion",
     "plot_pr",
     "plot_roc",
     "published",
     "report",
+    "segmentation_metrics",
+    "segmentation_report",
+    "show_segmentations",
     "tables",
     "wilson",
 ]

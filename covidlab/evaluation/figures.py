@@ -1,4 +1,4 @@
-"""Confusion matrix, ROC, precision–recall and reliability, as figures.
+"""Confusion matrix, ROC, precision–recall and reliability, masks and error curves, as figures.
 
 Each takes predictions, draws into `ax` or a figure of its own, and returns the figure. Curves differ
 in colour (seaborn's colour-blind palette) and in dash, so they can be told apart in print. Without
@@ -7,17 +7,18 @@ a positive class a curve is drawn for each class against the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from covidlab._figures import subplots
-from covidlab.predictions import Predictions
+from covidlab.predictions import MaskPredictions, Predictions
 
 from . import intervals
 from .metrics import confusion
+from .segmentation import mask_confusion, pick_by_severity, region_index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _GREY = "0.45"
+_RIGHT, _EXTRA, _MISSED = "#f0f0f0", "#d55e00", "#56b4e9"
 
 
 def plot_confusion(
@@ -39,6 +41,24 @@ def plot_confusion(
     at when classes differ in size. A class without rows has no shares, and its row stays white.
     """
     table = confusion(predictions, threshold)
+    return _draw_counts(table, normalise, "images", "class", predictions.name, ax)
+
+
+def plot_mask_confusion(
+    predictions: MaskPredictions,
+    normalise: bool = True,
+    threshold: float | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Confusion matrix of the pixels of all images (Khan, Table 4): shares, and below them counts.
+
+    Without `normalise` the shade is the count, which stands first, as in `plot_confusion`.
+    """
+    table = mask_confusion(predictions, normalise=False, threshold=threshold)
+    return _draw_counts(table, normalise, "pixels", "region", predictions.name, ax)
+
+
+def _draw_counts(table, normalise, unit, kind, title, ax) -> Figure:
     counts = table.to_numpy()
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
@@ -47,7 +67,7 @@ def plot_confusion(
 
     shade = shares if normalise else counts
     image = ax.imshow(shade, cmap="Blues", vmin=0, vmax=1 if normalise else max(counts.max(), 1))
-    label = "share of the true class" if normalise else "images"
+    label = f"share of the true {kind}" if normalise else unit
     figure.colorbar(image, ax=ax, label=label, fraction=0.046, pad=0.04)
     size = 11 if len(table) <= 4 else 8
     for (row, column), count in np.ndenumerate(counts):
@@ -68,7 +88,7 @@ def plot_confusion(
     ax.set_xticks(ticks, names, rotation=30 if max(map(len, names)) > 10 else 0)
     ax.set_yticks(ticks, names)
     ax.tick_params(length=0)
-    ax.set(xlabel="predicted class", ylabel="true class", title=predictions.name)
+    ax.set(xlabel=f"predicted {kind}", ylabel=f"true {kind}", title=title)
     return figure
 
 
@@ -172,6 +192,131 @@ def plot_calibration(
         )
     ax.set(xlabel="mean predicted probability", ylabel="share of positives")
     return _finish(figure, ax, "upper left", level)
+
+
+def show_segmentations(
+    predictions: MaskPredictions | Iterable[MaskPredictions],
+    images: np.ndarray,
+    rows: Iterable[int] | Mapping[str, int] | None = None,
+    region: str | None = None,
+    threshold: float | None = None,
+) -> Figure:
+    """Image, truth and the masks of several models side by side, each titled by its Dice.
+
+    As Khan's Figures 11, 13 and 14: the image with the true region outlined in red, the true mask,
+    and each output; unlike there, an output shows in colour what it added and what it missed.
+
+    Parameters
+    ----------
+    predictions : one or several, of the same images.
+    images : (N, H, W), shown grey from their smallest to their largest value.
+    rows : which images, or names for them too; by default `pick_by_severity`'s mild, medium and
+        severe one.
+    region : which class; not needed with two.
+    threshold : as in `segmentation_metrics`.
+
+    Raises ValueError for images of another shape than the masks, models with different truth, no
+    models, and a region that is not there.
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    models = [predictions] if isinstance(predictions, MaskPredictions) else list(predictions)
+    if not models:
+        raise ValueError("predictions is empty; pass one MaskPredictions or several")
+    first, index = models[0], region_index(models[0], region)
+    images = np.asarray(images)
+    if images.shape != first.truth.shape:
+        raise ValueError(f"images have shape {images.shape}, the masks {first.truth.shape}")
+    for p in models[1:]:
+        if p.classes != first.classes or not np.array_equal(p.truth, first.truth):
+            raise ValueError(
+                f"{p.name!r} has other classes or true masks than {first.name!r}; show models of "
+                "the same images together"
+            )
+    rows = pick_by_severity(first.truth, index) if rows is None else rows
+    rows = rows if isinstance(rows, Mapping) else {f"row {row}": row for row in rows}
+
+    colours = ListedColormap(["black", _RIGHT, _EXTRA, _MISSED])
+    size = (1.7 * (2 + len(models)), 1.9 * len(rows) + 0.4)
+    figure, axes = subplots(len(rows), 2 + len(models), figsize=size, squeeze=False)
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        truth = first.truth[row] == index
+        line[0].imshow(images[row], cmap="gray")
+        if truth.any() and not truth.all():
+            line[0].contour(truth, levels=[0.5], colors="red", linewidths=0.9)
+        line[1].imshow(truth, cmap=colours, vmin=0, vmax=3, interpolation="nearest")
+        titles = [name, f"truth, {truth.mean():.1%}"]
+        for ax, p in zip(line[2:], models, strict=True):
+            # One image's masks, so that not all are cut for a few rows.
+            one = replace(
+                p,
+                frame=p.frame.iloc[[row]],
+                probabilities=p.probabilities[[row]],
+                truth=p.truth[[row]],
+            )
+            mask = (one.predicted if threshold is None else one.at(threshold))[0] == index
+            shown = np.select([mask & truth, mask, truth], [1, 2, 3], 0)
+            ax.imshow(shown, cmap=colours, vmin=0, vmax=3, interpolation="nearest")
+            area = mask.sum() + truth.sum()
+            dice = f"{2 * (mask & truth).sum() / area:.3f}" if area else "–"
+            titles.append(f"{p.name}\nDice {dice}".strip())
+        for ax, title in zip(line, titles, strict=True):
+            ax.set_title(title, fontsize=8)
+            ax.set_axis_off()
+    handles = [
+        Patch(facecolor=_RIGHT, edgecolor=_GREY, label="found"),
+        Patch(color=_EXTRA, label="not there (false positive)"),
+        Patch(color=_MISSED, label="missed (false negative)"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def plot_convergence(
+    records,
+    train: str = "train_loss",
+    valid: str | None = "valid_loss",
+    ax: Axes | None = None,
+) -> Figure:
+    """Error by epoch while training (Khan, Figure 10): dashed on training data, solid on validation.
+
+    Parameters
+    ----------
+    records : one training or {name: training}. A training is a list of dicts, one per epoch, or
+        whatever has one as `history`, as a run record does; a dot marks its `best_epoch` (from 1).
+    train, valid : keys of those dicts. Epochs where one is missing or None are gaps; None for
+        `valid` draws the training curve alone.
+
+    Raises ValueError where no epoch has the key.
+    """
+    import seaborn
+    from matplotlib.ticker import MaxNLocator
+
+    records = records if isinstance(records, Mapping) else {"": records}
+    figure, ax = subplots(ax=ax, figsize=(6.0, 3.8))
+    colours = seaborn.color_palette("colorblind", len(records))
+    parts = ((train, "training", "--"), (valid, "validation", "-"))
+    for colour, (name, record) in zip(colours, records.items(), strict=True):
+        history = list(getattr(record, "history", record))
+        for key, part, dash in parts:
+            if key is None:
+                continue
+            values = np.array([epoch.get(key) for epoch in history], dtype=float)
+            if not np.isfinite(values).any():
+                has = sorted({k for epoch in history for k in epoch})
+                raise ValueError(f"no epoch of {name or 'the record'} has {key!r}; it has {has}")
+            label = f"{name}, {part}" if name else part
+            epochs = np.arange(1, len(values) + 1)
+            ax.plot(epochs, values, dash, color=colour, linewidth=1.5, label=label)
+            best = getattr(record, "best_epoch", 0)
+            if part == "validation" and best:
+                ax.plot(best, values[best - 1], "o", color=colour, markersize=5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="epoch", ylabel="loss" if train.endswith("loss") else train)
+    ax.grid(alpha=0.3, linewidth=0.6)
+    ax.legend(fontsize=9, framealpha=0.9)
+    return figure
 
 
 def _curves(predictions) -> list[tuple[Predictions, dict]]:

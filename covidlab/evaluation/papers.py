@@ -12,7 +12,8 @@ from covidlab import paths
 # The papers' header, lower case and without "%", "(%)" or "Testing", -> our name. All ours are
 # fractions. `auc` stays `auc`: Khan et al. do not say of which curve their tables print it.
 # Khan's "Acc" of tables 5 and 6 is the share of a region's own pixels that were found (it is the
-# diagonal of table 4), so it must not meet `accuracy`.
+# diagonal of table 4), so it must not meet `accuracy`. Its "DS" lies below its IoU, so it is no Dice
+# of the same pixels: it goes with the mean over images, where ours has that.
 NAMES = {
     "accuracy": "accuracy",
     "precision": "precision",
@@ -24,7 +25,7 @@ NAMES = {
     "mcc": "mcc",
     "auc": "auc",
     "roc-auc": "roc_auc",
-    "ds": "dice",
+    "ds": "image_dice",
     "dsc": "dice",
     "dc": "dice",
     "iou": "iou",
@@ -37,7 +38,7 @@ NAMES = {
     "w_iou": "weighted_iou",
     "m_bfs": "mean_bf_score",
 }
-_SAME = {"recall": "sensitivity", "sensitivity": "recall"}
+_ELSE = {"recall": "sensitivity", "sensitivity": "recall", "image_dice": "dice"}
 _PARTS = ("", " low", " high", " ±")
 _MISSING = {"", "-", "—"}
 _N = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
@@ -81,7 +82,8 @@ def published(
     table : its number, or "text01" and the like for numbers gathered from the paper's sentences.
     ours : our table, with the key columns `on` and metrics as fractions, named as `NAMES` has them
         (a class follows a slash: "sensitivity / COVID"). `X low`, `X high`, `X ±` go with X.
-        recall and sensitivity are one quantity, and either finds the other. A column named exactly
+        recall and sensitivity are one quantity, and either finds the other; Khan's DS finds
+        `image_dice`, else `dice`. A column named exactly
         as in the paper is taken to be in the paper's unit. Khan's `auc` meets only a column that
         you name `auc`.
     on : what tells rows apart; by default the paper's text columns that ours has too. Compared as
@@ -170,7 +172,7 @@ def _our_name(header: str, have: Iterable[str]) -> str | None:
     metric, slash, group = header.partition(" / ")
     plain = re.sub(r"\(%\)|%", "", metric).strip().lower().removeprefix("testing ")
     name = NAMES.get(plain)
-    for candidate in (name, _SAME.get(name)):
+    for candidate in (name, _ELSE.get(name)):
         if candidate and candidate + slash + group in have:
             return candidate + slash + group
     return None

@@ -2,7 +2,19 @@
 
 from importlib import import_module
 
-_HOME = {"CoVCTNet": "cov_ctnet", "NETWORKS": "zoo", "create": "zoo", "count_parameters": "zoo"}
+_HOME = {
+    "CoVCTNet": "cov_ctnet",
+    "CoVRASeg": "cov_raseg",
+    "EncoderDecoder": "segnet",
+    "USegNet": "segnet",
+    "FCN8": "fcn",
+    "NETWORKS": "zoo",
+    "SEGMENTERS": "zoo",
+    "create": "zoo",
+    "create_segmenter": "zoo",
+    "smallest": "zoo",
+    "count_parameters": "zoo",
+}
 __all__ = [*_HOME]
 
 

@@ -2,20 +2,26 @@
 
 from importlib import import_module
 
-from .recipe import KHAN_SCREENING, Recipe
+from .recipe import KHAN_SCREENING, KHAN_SEGMENTATION, Recipe
 from .record import RunRecord
 from .reproducible import set_seed
 
 _HOME = {
     "ArrayDL": "loaders",
+    "MaskLoss": "losses",
+    "RegionDice": "losses",
+    "cross_validate": "folds",
     "dataloaders": "loaders",
+    "estimate": "learners",
     "fit": "learners",
     "learner": "learners",
     "load_weights": "learners",
+    "loader_for": "loaders",
     "predict": "learners",
     "prepare": "arrays",
+    "static_attention": "losses",
 }
-__all__ = ["KHAN_SCREENING", "Recipe", "RunRecord", "set_seed", *_HOME]
+__all__ = ["KHAN_SCREENING", "KHAN_SEGMENTATION", "Recipe", "RunRecord", "set_seed", *_HOME]
 
 
 def __getattr__(name):  # fastai is imported when the first training is asked for

@@ -12,24 +12,25 @@ import numpy as np
 import pandas as pd
 
 from covidlab import imaging, paths
-from covidlab.datasets.checks import check, check_row
-from covidlab.datasets.manifest import Dataset, DatasetError
+from covidlab.datasets.checks import _mask_problems, check, check_row
+from covidlab.datasets.manifest import MASKS, Dataset, DatasetError, Problem, file_hash
+from covidlab.datasets.readers import image_size, read_mask
 
 from .recipe import Recipe
 
 MEMORY_LIMIT = 1 << 30
-_recent: dict[str, Prepared] = {}
+_recent: dict[str, np.ndarray] = {}
 
 
 class Prepared:
     """Images of a dataset as the network will see them, found again by their path.
 
-    `array` is (N, H, W) float32 in [0, 1], in memory or memory-mapped; `key` names the pair of
-    data and image steps.
+    `array` is (N, H, W) float32 in [0, 1], in memory or memory-mapped; `masks` (N, H, W) uint8,
+    the class of each pixel, or None; `key` names the pair of data and image steps.
     """
 
-    def __init__(self, array: np.ndarray, names: list[str], key: str, fingerprint: str):
-        self.array, self.key, self.fingerprint = array, key, fingerprint
+    def __init__(self, array, names: list[str], key: str, fingerprint: str, masks=None):
+        self.array, self.masks, self.key, self.fingerprint = array, masks, key, fingerprint
         self.row = {name: i for i, name in enumerate(names)}
 
     def holds(self, dataset: Dataset) -> bool:
@@ -45,33 +46,29 @@ def prepare(
 ) -> Prepared:
     """Every image of the datasets (of one root) decoded, checked, enhanced and resized, once.
 
-    What was prepared before, here or in an earlier session, is taken from the cache: whatever way
-    the same images are split, they are prepared a single time. Classes without images matter
-    only `for_training`.
+    Masks that the recipe names come with them, as the classes of `Recipe.masks`. What was prepared
+    before, here or in an earlier session, is taken from the cache: whatever way the same images
+    are split, they are prepared a single time. Classes without images matter only `for_training`
+    by label.
 
     Raises
     ------
-    DatasetError : every problem that `datasets.check` knows, before any training.
+    DatasetError : every problem that `datasets.check` knows, before any training; rows without
+        one of the masks, which may be healthy or never looked at: an empty region is an empty mask.
     """
     whole = _union(datasets)
-    problems = [p for p in check(whole, deep=False) if for_training or p.kind != "empty class"]
-    if problems:
-        raise DatasetError(f"dataset {whole.card.id!r} in {whole.root}", problems)
-    fingerprint = whole.fingerprint()
-    steps = {k: getattr(recipe, k) for k in ("size", "fit", "enhance")}
-    content = json.dumps([fingerprint, str(whole.root), steps, _code_version()])
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    if key not in _recent:
-        shape = (len(whole), recipe.size, recipe.size)
-        file = paths.cache() / "prepared" / f"{key}.npy"
-        if not file.is_file():
-            _write(file, whole, recipe, shape, progress)
-        large = 4 * np.prod(shape, dtype=np.int64) > MEMORY_LIMIT
-        array = np.load(file, mmap_mode="r" if large else None)
-        while len(_recent) >= 4:
-            _recent.pop(next(iter(_recent)))
-        _recent[key] = Prepared(array, _names(whole), key, fingerprint)
-    return _recent[key]
+    by_label = for_training and not recipe.masks
+    problems = [p for p in check(whole, deep=False) if by_label or p.kind != "empty class"]
+    _stop(whole, problems + _missing_masks(whole, recipe.masks))
+    names, fingerprint = _names(whole), whole.fingerprint()
+    key = _key(fingerprint, str(whole.root), _steps(recipe, "size", "fit", "enhance"))
+    array = _cached(key, _image, whole, recipe, progress)
+    if not recipe.masks:
+        return Prepared(array, names, key, fingerprint)
+    fingerprint = _with_masks(whole, recipe.masks)
+    masks_key = _key(fingerprint, str(whole.root), _steps(recipe, "size", "fit", "masks"))
+    masks = _cached(f"{masks_key}-masks", _regions, whole, recipe, progress)
+    return Prepared(array, names, f"{key}-{masks_key}", fingerprint, masks)
 
 
 def _union(datasets) -> Dataset:
@@ -86,40 +83,130 @@ def _names(dataset: Dataset) -> list[str]:
     return [str(dataset.root / name) for name in dataset.frame["image"]]
 
 
+def _stop(dataset: Dataset, problems: list):
+    if problems:
+        raise DatasetError(f"dataset {dataset.card.id!r} in {dataset.root}", problems)
+
+
+def _missing_masks(dataset: Dataset, columns) -> list[Problem]:
+    problems = []
+    for column in columns:
+        if column not in dataset.frame:
+            there = [c for c in dataset.frame if c.endswith("_mask")]
+            what = f"has no column {column!r}; its masks are {there}"
+            remedy = "name one of these in the recipe's `masks`"
+            problems.append(Problem("missing column", "manifest", what, remedy))
+            continue
+        without = [i for i in range(len(dataset)) if _mask_path(dataset, i, column) is None]
+        if without:
+            names = dataset.frame["image"].iloc[without[:3]]
+            where = ", ".join(names) + (f" (+{len(without) - 3} more)" if len(without) > 3 else "")
+            what = f"no file in the column {column!r}: healthy, or never looked at?"
+            remedy = f"keep the others, data.where(\"{column} != ''\"), or save empty masks"
+            problems.append(Problem("no mask", where, what, remedy))
+        if column not in MASKS:  # those are looked for by `check`
+            paths_ = (_mask_path(dataset, i, column) for i in range(len(dataset)))
+            for path in (p for p in paths_ if p and not p.is_file()):
+                remedy = f"put it under {dataset.root}, or correct the manifest"
+                problems.append(Problem("missing mask", str(path), "no such file", remedy))
+    return problems
+
+
+def _mask_path(dataset: Dataset, i: int, column: str) -> Path | None:
+    name = dataset.frame[column].iat[i]
+    return dataset.root / name.replace("\\", "/") if isinstance(name, str) and name else None
+
+
+def _with_masks(dataset: Dataset, columns) -> str:
+    """The fingerprint with masks, and with those of columns that `fingerprint` does not know."""
+    others = [c for c in columns if c not in MASKS]
+    fingerprint = dataset.fingerprint(masks=True)
+    if not others:
+        return fingerprint
+    files = [file_hash(_mask_path(dataset, i, c)) for c in others for i in range(len(dataset))]
+    return hashlib.sha256(json.dumps([fingerprint, files]).encode()).hexdigest()
+
+
+def _steps(recipe: Recipe, *fields: str) -> dict:
+    return {name: getattr(recipe, name) for name in fields}
+
+
+def _key(fingerprint: str, root: str, steps: dict) -> str:
+    content = json.dumps([fingerprint, root, steps, _code_version()])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def _code_version() -> str:
     """Changes with the code of the image steps, so that an old cache is never mistaken for new."""
     files = sorted(Path(imaging.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:8]
 
 
-def _write(file: Path, dataset: Dataset, recipe: Recipe, shape, progress: bool):
+def _cached(key: str, one, dataset: Dataset, recipe: Recipe, progress: bool) -> np.ndarray:
+    """The array of a key, from memory, from disk, or made with `one` for each row."""
+    if key not in _recent:
+        file = paths.cache() / "prepared" / f"{key}.npy"
+        if not file.is_file():
+            _write(file, dataset, recipe, one, progress)
+        large = file.stat().st_size > MEMORY_LIMIT
+        array = np.load(file, mmap_mode="r" if large else None)
+        while len(_recent) >= 4:
+            _recent.pop(next(iter(_recent)))
+        _recent[key] = array
+    return _recent[key]
+
+
+def _write(file: Path, dataset: Dataset, recipe: Recipe, one, progress: bool):
     """Fills a temporary file and renames it at the end: what is in the cache is whole."""
     from covidlab.datasets.sources import writable
 
     writable(file.parent)
     with paths.replacing(file) as temporary:
-        if problems := _fill(temporary, dataset, recipe, shape, progress):
-            raise DatasetError(f"dataset {dataset.card.id!r} in {dataset.root}", problems)
+        _stop(dataset, _fill(temporary, dataset, recipe, one, progress))
 
 
-def _fill(temporary: Path, dataset: Dataset, recipe: Recipe, shape, progress: bool) -> list:
-    """Writes every image that is right into the array file; returns all that is wrong."""
-    enhance = imaging.ENHANCEMENTS[recipe.enhance]
-    array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+def _fill(temporary: Path, dataset: Dataset, recipe: Recipe, one, progress: bool) -> list:
+    """Writes every picture that is right into the array file; returns all that is wrong."""
+    kind = np.float32 if one is _image else np.uint8
+    shape = (len(dataset), recipe.size, recipe.size)
+    array = np.lib.format.open_memmap(temporary, "w+", kind, shape)
 
-    def one(i):
-        image, problems = check_row(dataset, i)
+    def put(i):
+        picture, problems = one(dataset, recipe, i)
         if not problems:
-            image = enhance(image) if enhance else image
-            array[i] = np.clip(imaging.resize(image, recipe.size, recipe.fit), 0, 1)
+            array[i] = picture
         return problems
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(one, range(len(dataset)))
+        results = pool.map(put, range(len(dataset)))
         if progress:
             from tqdm.auto import tqdm
 
-            results = tqdm(results, total=len(dataset), desc=f"reading {dataset.card.id}")
+            what = "" if one is _image else ", masks"
+            results = tqdm(results, total=len(dataset), desc=f"reading {dataset.card.id}{what}")
         problems = [p for some in results for p in some]
     array.flush()
     return problems
+
+
+def _image(dataset: Dataset, recipe: Recipe, i: int) -> tuple[np.ndarray | None, list]:
+    """(S, S) float32 in [0, 1], enhanced and resized, and what is wrong with its files."""
+    image, problems = check_row(dataset, i)
+    if problems:
+        return None, problems
+    enhance = imaging.ENHANCEMENTS[recipe.enhance]
+    image = enhance(image) if enhance else image
+    return np.clip(imaging.resize(image, recipe.size, recipe.fit), 0, 1), problems
+
+
+def _regions(dataset: Dataset, recipe: Recipe, i: int) -> tuple[np.ndarray, list]:
+    """(S, S) uint8, the class of each pixel, and what is wrong with its masks."""
+    shape, problems = image_size(dataset.path(i)), []
+    regions = np.zeros((recipe.size, recipe.size), np.uint8)
+    for number, column in enumerate(recipe.masks, 1):
+        path = _mask_path(dataset, i, column)
+        if wrong := _mask_problems(path, shape):
+            problems += wrong
+        else:
+            regions[imaging.resize_mask(read_mask(path), recipe.size, recipe.fit)] = number
+    return regions, problems

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import Category, CategoryMap, Normalize, TensorCategory
-from fastai.torch_core import TensorImage, TensorImageBW
+from fastai.torch_core import TensorImage, TensorImageBW, TensorMask, show_image
 from fastai.vision.augment import aug_transforms
 from fastcore.basics import chunked
 
@@ -24,16 +24,26 @@ class GreyImage(TensorImageBW):
     _show_args = {"cmap": "gray"}
 
 
-class ArrayItems:
-    """Rows of a prepared array with their classes, in the form fastai expects of a dataset.
+class RegionMask(TensorMask):
+    """fastai's mask, shown with the background transparent and a colour for each region."""
 
-    `items[i]` is one (image, class) pair; `batch(rows)` a whole batch, cut from the array at once.
+    def show(self, ctx=None, **kwargs):
+        regions = np.ma.masked_equal(self.as_subclass(torch.Tensor).cpu().numpy(), 0)
+        style = {"alpha": 0.5, "cmap": "Set1", "vmin": 1, "vmax": 9, "interpolation": "nearest"}
+        return show_image(regions, ctx=ctx, **{**style, **kwargs})
+
+
+class ArrayItems:
+    """Rows of prepared arrays with their classes, in the form fastai expects of a dataset.
+
+    `items[i]` is one (image, class) or (image, mask) pair; `batch(rows)` a whole batch, cut from
+    the arrays at once.
     """
 
     n_inp = 1
 
-    def __init__(self, array, rows, targets, vocab, channels: int, training: bool):
-        self.array, self.rows, self.targets = array, np.asarray(rows), np.asarray(targets)
+    def __init__(self, prepared: Prepared, rows, targets, vocab, channels: int, training: bool):
+        self.prepared, self.rows, self.targets = prepared, np.asarray(rows), np.asarray(targets)
         self.vocab, self.channels = CategoryMap(vocab, sort=False), channels
         self.split_idx = 0 if training else 1  # fastai augments where split_idx is 0
 
@@ -45,14 +55,23 @@ class ArrayItems:
         return x[0], y[0]
 
     def batch(self, positions):
-        """(N, C, H, W) float32 in [0, 1] and (N,) int64."""
-        images = torch.from_numpy(np.ascontiguousarray(self.array[self.rows[positions]]))
+        """(N, C, H, W) float32 in [0, 1], and classes (N,) or masks (N, H, W), int64."""
+        images = torch.from_numpy(np.ascontiguousarray(self.prepared.array[self.rows[positions]]))
         images = images[:, None].expand(-1, self.channels, -1, -1)
         kind = GreyImage if self.channels == 1 else TensorImage
-        return kind(images), TensorCategory(torch.from_numpy(self.targets[positions]))
+        if self.prepared.masks is None:
+            return kind(images), TensorCategory(torch.from_numpy(self.targets[positions]))
+        return kind(images), TensorMask(torch.from_numpy(self.regions(positions)).long())
+
+    def regions(self, positions=slice(None)) -> np.ndarray:
+        """(N, H, W) uint8: the class of each pixel."""
+        return np.ascontiguousarray(self.prepared.masks[self.rows[positions]])
 
     def decode(self, pair, full: bool = True):
-        return (pair[0], Category(self.vocab[int(pair[1])]))
+        image, target = pair
+        if self.prepared.masks is None:
+            return (image, Category(self.vocab[int(target)]))
+        return (image, RegionMask(target))
 
     @property
     def items(self):  # fastai's Interpretation asks the loader for `items.iloc[rows]`
@@ -69,7 +88,7 @@ class _Subset:
 
     def __getitem__(self, positions):
         of, at = self.of, np.asarray(positions)
-        return ArrayItems(of.array, of.rows[at], of.targets[at], of.vocab, of.channels, False)
+        return ArrayItems(of.prepared, of.rows[at], of.targets[at], of.vocab, of.channels, False)
 
 
 class ArrayDL(TfmdDL):
@@ -90,8 +109,10 @@ def dataloaders(split: Split, recipe: Recipe, seed: int = 0, progress: bool = Tr
     """fastai `DataLoaders` of a split: train (shuffled, augmented as the recipe says) and valid.
 
     Batches are images (N, C, S, S), normalised by mean and standard deviation of the training
-    part, and classes (N,). Every file was decoded and checked before this returns. The result
-    carries `.recipe`, `.split`, `.seed` and `.prepared` for `learner`, `fit` and `predict`.
+    part, and classes (N,) or, where the recipe names masks, the class of each pixel (N, S, S),
+    which augmentation moves with the image. Every file was decoded and checked before this
+    returns. The result carries `.recipe`, `.split`, `.seed` and `.prepared` for `learner`, `fit`
+    and `predict`.
 
     Raises DatasetError with everything that is wrong with the data, ValueError for a training
     part smaller than one batch.
@@ -130,7 +151,7 @@ def dataloaders(split: Split, recipe: Recipe, seed: int = 0, progress: bool = Tr
 
 def loader_for(dls: DataLoaders, dataset: Dataset) -> ArrayDL:
     """A loader over any dataset, in its order, seen exactly as the validation part of `dls` is."""
-    if dls.split.train.classes != dataset.classes:
+    if not dls.recipe.masks and dls.split.train.classes != dataset.classes:
         raise ValueError(
             f"the network knows the classes {dls.split.train.classes}, {dataset.card.id!r} has "
             f"{dataset.classes}: bring them together with `relabel`"
@@ -142,8 +163,10 @@ def loader_for(dls: DataLoaders, dataset: Dataset) -> ArrayDL:
 
 
 def _items(prepared: Prepared, data: Dataset, recipe: Recipe, training: bool) -> ArrayItems:
-    rows = prepared.rows(data)
-    return ArrayItems(prepared.array, rows, data.targets, data.classes, recipe.channels, training)
+    rows, labels = prepared.rows(data), (data.targets, data.classes)
+    if recipe.masks:  # labels play no part
+        labels = (np.zeros(len(data), int), recipe.regions)
+    return ArrayItems(prepared, rows, *labels, recipe.channels, training)
 
 
 def _statistics(prepared: Prepared, data: Dataset) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from covidlab.imaging import ENHANCEMENTS
 
 OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("constant", "one_cycle", "step")
+LOSSES = ("cross_entropy", "dice", "cross_entropy+dice")
 PROFILES = ("smoke", "fast", "paper")
 
 
@@ -22,7 +23,14 @@ class Recipe:
     Parameters
     ----------
     name, source : what it is called; paper, section and page it is taken from.
-    network, options : a key of `models.NETWORKS`, and arguments for it.
+    network, options : a key of `models.NETWORKS` (of `models.SEGMENTERS` where there are `masks`),
+        and arguments for it.
+    masks : columns of the manifest with the regions to find, such as ("infection_mask",); empty
+        for classification by label. Class 0 is the background, class i the i-th column; where
+        masks overlap, the later column wins.
+    loss : "cross_entropy" or, for masks, "dice" or "cross_entropy+dice" (their sum).
+    static_attention : weigh the pixels' cross-entropy by the rarity of their class in the training
+        masks (Khan et al. 2020, Section 3.2.3; see `losses.static_attention`).
     pretrained : start from ImageNet weights.
     size, channels, fit : input in pixels a side, 1 or 3 channels, and how an image comes to it
         (see `imaging.resize`).
@@ -59,6 +67,9 @@ class Recipe:
     folds: int = 5
     augment: Mapping[str, Any] | None = None
     class_weights: bool = False
+    masks: tuple[str, ...] = ()
+    loss: str = "cross_entropy"
+    static_attention: bool = False
     monitor: str = "valid_loss"
     laptop: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -69,6 +80,7 @@ class Recipe:
             "schedule": SCHEDULES,
             "channels": (1, 3),
             "fit": ("squash", "pad", "crop"),
+            "loss": LOSSES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -80,8 +92,31 @@ class Recipe:
                 raise ValueError(
                     f"recipe {self.name!r}: {name}={getattr(self, name)!r} must be above 0"
                 )
+        self._check_masks()
         if unknown := set(self.laptop) - {f.name for f in fields(self)}:
             raise ValueError(f"recipe {self.name!r}: laptop names no fields: {sorted(unknown)}")
+
+    def _check_masks(self):
+        wrong = None
+        if isinstance(self.masks, str):
+            wrong = f"masks={self.masks!r} must be a tuple of columns: ({self.masks!r},)"
+        elif not self.masks and (self.loss != "cross_entropy" or self.static_attention):
+            wrong = f"loss={self.loss!r} and static_attention are for masks: name their columns"
+        elif self.masks and self.class_weights:
+            wrong = "class_weights count labels: for masks set static_attention"
+        elif self.static_attention and "cross_entropy" not in self.loss:
+            wrong = f"static_attention weighs the cross-entropy, which loss={self.loss!r} has not"
+        elif len(set(self.masks)) < len(self.masks):
+            wrong = f"masks={self.masks!r} name a column twice"
+        if wrong:
+            raise ValueError(f"recipe {self.name!r}: {wrong}")
+        object.__setattr__(self, "masks", tuple(self.masks))
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the pixels' classes: "background", then each mask column without "_mask"."""
+        names = (column.removesuffix("_mask").replace("_", " ") for column in self.masks)
+        return ("background", *names) if self.masks else ()
 
     def but(self, **changes) -> Recipe:
         """The same recipe with some fields changed."""
@@ -109,7 +144,10 @@ class Recipe:
 
     def hash(self) -> str:
         """Twelve hex digits that change when, and only when, a result could."""
-        content = {k: v for k, v in self.asdict().items() if k not in ("name", "source", "folds")}
+        silent = {"name", "source", "folds"}
+        if not self.masks:  # as it was before there were masks
+            silent |= {"masks", "loss", "static_attention"}
+        content = {k: v for k, v in self.asdict().items() if k not in silent}
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -143,6 +181,34 @@ KHAN_SCREENING = Recipe(
         "schedule": "one_cycle",
         "epochs": 10,
         # left–right flips alone: ten epochs on few patients are too many without
+        "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
+    },
+)
+
+KHAN_SEGMENTATION = Recipe(
+    name="Khan segmentation",
+    source="Khan et al. 2020, Sections 3.2, 4.1 and 4.2",
+    network="CoV-RASeg",
+    masks=("infection_mask",),
+    size=304,
+    channels=3,
+    batch_size=8,
+    optimiser="sgd",
+    lr=1e-3,
+    momentum=0.95,
+    # Not in the text: the default of the MATLAB trainer it used.
+    weight_decay=1e-4,
+    epochs=30,
+    folds=5,
+    laptop={
+        "options": {"width": 32},
+        "size": 96,
+        "optimiser": "adam",
+        "lr": 3e-3,
+        "momentum": 0.9,
+        "schedule": "one_cycle",
+        "epochs": 12,
+        # left–right flips alone
         "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
     },
 )

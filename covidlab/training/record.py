@@ -16,8 +16,8 @@ class RunRecord:
 
     `recipe` and `data` say what was trained on what; `seed` with what luck; `environment` on
     what; `history` has one row per epoch; `best_epoch` (counted from 1) is the one whose weights
-    were kept; `metrics` whatever was measured since, by name of the part. `folder` holds
-    record.json and weights.pth.
+    were kept; `metrics` whatever was measured since, by name of the part; `weights_from` the run
+    whose weights it began with, if any. `folder` holds record.json and weights.pth.
     """
 
     folder: Path
@@ -30,6 +30,7 @@ class RunRecord:
     started: str = ""
     seconds: float = 0.0
     metrics: dict[str, dict] = field(default_factory=dict)
+    weights_from: str = ""
 
     def __repr__(self):
         epochs = f"{len(self.history)} epochs, best {self.best_epoch}"

@@ -8,7 +8,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 from covidlab import paths
 
-PACKAGES = ("covidlab", "fastai", "numpy", "pandas", "pywavelets", "scikit-learn", "timm", "torch")
+PACKAGES = (
+    "covidlab",
+    "fastai",
+    "numpy",
+    "pandas",
+    "pywavelets",
+    "scikit-learn",
+    "segmentation-models-pytorch",
+    "timm",
+    "torch",
+    "torchvision",
+)
 
 
 def set_seed(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""CoV-CTNet and the zoo: layers and parameters as counted by hand, and errors that say what to do."""
+"""Classifiers: layers and parameters as counted, smallest sizes, weights or an error."""
 
 import pytest
 import torch
@@ -69,31 +69,95 @@ def test_cov_ctnet_pools_the_maximum():
     torch.testing.assert_close(net.pool(maps), maps.amax((2, 3)))
 
 
-def test_resnet18_is_timms():
-    assert models.count_parameters(models.create("ResNet-18")) == 11_171_266
+COUNTS = {  # at 1 channel and 2 classes
+    "CoV-CTNet": 3_661_154,
+    "VGG16": 134_267_586,
+    "VGG19": 139_577_282,
+    "GoogLeNet": 5_595_682,
+    "Inception-V3": 21_789_090,
+    "ResNet-18": 11_171_266,
+    "ResNet-50": 23_505_858,
+    "DenseNet-201": 18_090_498,
+    "ShuffleNet": 1_255_222,
+    "Xception": 20_810_474,
+}
 
 
-def test_every_network_takes_its_channels_and_classes():
-    for name in models.NETWORKS:
-        net = models.create(name, in_channels=3, n_classes=5).eval()
-        assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+@pytest.mark.parametrize("name", models.NETWORKS)
+def test_zoo_parameters_and_smallest_size(name):
+    with torch.device("meta"):  # shapes without numbers
+        net = models.create(name).eval()
+        assert models.count_parameters(net) == COUNTS[name]
+        side = models.smallest(name)
+        for size in {side, max(side, 64), 82}:
+            assert net(torch.zeros(1, 1, size, size)).shape == (1, 2)
+        with pytest.raises(RuntimeError):
+            net(torch.zeros(1, 1, side - 1, side - 1))
+
+
+def test_only_inception_v3_refuses_64_pixels():
+    assert [n for n in models.NETWORKS if models.smallest(n) > 64] == ["Inception-V3"]
+
+
+@pytest.mark.parametrize("name", ["CoV-CTNet", "GoogLeNet", "ResNet-18", "ShuffleNet"])
+def test_networks_take_their_channels_and_classes(name):
+    net = models.create(name, in_channels=3, n_classes=5).eval()
+    assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", ["GoogLeNet", "ShuffleNet"])
+def test_torchvision_networks_learn_with_every_parameter(name):
+    net = models.create(name)
+    logits = net(torch.rand(2, 1, 64, 64))
+    assert logits.shape == (2, 2)  # in training too: no auxiliary outputs
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "name,library,options",
+    [
+        ("GoogLeNet", "googlenet", {"aux_logits": True, "init_weights": False}),
+        ("ShuffleNet", "shufflenet_v2_x1_0", {}),
+    ],
+)
+def test_pretrained_torchvision_weights_on_one_channel(name, library, options, monkeypatch):
+    """On a grey image, what torchvision's network gives on that image as RGB."""
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(library, weights=None, **options).eval()
+    weights = torchvision.models.get_model_weights(library)
+    monkeypatch.setattr(weights, "get_state_dict", lambda self, **_: theirs.state_dict())
+    ours = models.create(name, n_classes=5, pretrained=True).eval()
+    x = torch.rand(1, 1, 64, 64)
+    ours.fc, theirs.fc = nn.Identity(), nn.Identity()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), theirs(x.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        models.create(name, in_channels=2, pretrained=True)
 
 
 def test_errors_name_the_remedy():
     with pytest.raises(KeyError, match="CoV-CTNet"):
         models.create("CovNet-9000")
+    with pytest.raises(KeyError, match="CoV-CTNet"):
+        models.smallest("CovNet-9000")
     with pytest.raises(ValueError, match="no published weights"):
         models.create("CoV-CTNet", pretrained=True)
     with pytest.raises(ValueError, match="four stages"):
         models.CoVCTNet(widths=(8, 8))
 
 
-def test_missing_pretrained_weights_never_become_random_ones(monkeypatch):
-    import timm
-
-    def offline(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(RuntimeError, match="ImageNet weights of ResNet-18"):
-        models.create("ResNet-18", pretrained=True)
+@pytest.mark.parametrize(
+    "name,weights",
+    [
+        ("ResNet-18", "timm resnet18.a1_in1k"),
+        ("Xception", "timm legacy_xception.tf_in1k"),
+        ("GoogLeNet", "torchvision GoogLeNet_Weights.IMAGENET1K_V1"),
+        ("ShuffleNet", "torchvision ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1"),
+    ],
+)
+def test_missing_pretrained_weights_never_become_random_ones(name, weights, offline):
+    with torch.device("meta"), pytest.raises(RuntimeError, match=f"weights {weights} cannot"):
+        models.create(name, pretrained=True)

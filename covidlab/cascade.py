@@ -1,0 +1,107 @@
+"""Screen, then segment: Khan's two stages as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from covidlab.predictions import MaskPredictions, Predictions
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the two stages say of one image.
+
+    `label`, the screener's; `probability` of its positive class; `mask` (H, W) bool at the image's
+    own size, empty where the image was screened negative; `infected_fraction` of the lung where a
+    lung mask was given, else of the image.
+    """
+
+    label: str
+    probability: float
+    mask: np.ndarray = field(repr=False)
+    infected_fraction: float
+
+
+class ScreenThenSegment:
+    """A screener and a segmenter, both trained Learners; only what is screened positive is segmented.
+
+    Khan et al. 2020, Figure 1. `threshold` is the probability of the screener's positive class from
+    which an image goes on to the segmenter; `region` is the class of the segmenter that counts.
+
+    Raises ValueError where the screener has no positive class, the segmenter no masks, or the
+    threshold is none.
+    """
+
+    def __init__(self, screener, segmenter, threshold: float = 0.5, region: int = 1):
+        self.positive = screener.dls.split.train.card.positive
+        if self.positive is None or screener.recipe.masks:
+            raise ValueError("screener: a classifier of a dataset with a positive class is needed")
+        if not segmenter.recipe.masks:
+            raise ValueError("segmenter: its recipe names no masks")
+        if not 0.0 <= threshold <= 1.0:
+            raise ValueError(f"threshold must lie in 0..1, got {threshold}")
+        self.screener, self.segmenter = screener, segmenter
+        self.threshold, self.region = threshold, region
+
+    def __call__(self, image: np.ndarray, lung: np.ndarray | None = None) -> Finding:
+        """One image (H, W) in [0, 1], perhaps with its lung mask (H, W) bool."""
+        from covidlab import imaging
+
+        classes = self.screener.dls.split.train.classes
+        chances = _probabilities(self.screener, image)
+        probability = float(chances[classes.index(self.positive)])
+        mask = np.zeros(image.shape, bool)
+        if probability >= self.threshold:
+            small = _probabilities(self.segmenter, image).argmax(0) == self.region
+            mask = imaging.resize_mask(small, image.shape)
+            label = self.positive
+        else:
+            others = [i for i, c in enumerate(classes) if c != self.positive]
+            label = classes[others[int(np.argmax(chances[others]))]]
+        inside = mask if lung is None else mask & lung
+        area = mask.size if lung is None else max(1, int(lung.sum()))
+        return Finding(label, probability, mask, float(inside.sum() / area))
+
+    def over(self, dataset, name: str = "screen, then segment") -> tuple[Predictions, MaskPredictions]:
+        """Both stages on a whole dataset with masks: what the screener says, and the masks.
+
+        The masks of images that were screened negative are all background: what the cascade loses.
+        """
+        from covidlab import training
+
+        screened = training.predict(self.screener, dataset)
+        called = screened.score >= self.threshold
+        truth = training.loader_for(self.segmenter.dls, dataset).dataset.regions()
+        shape = (len(dataset), len(self.segmenter.recipe.regions), *truth.shape[1:])
+        probabilities = np.zeros(shape, np.float32)
+        probabilities[:, 0] = 1.0
+        if called.any():
+            found = training.predict(self.segmenter, dataset.where(called))
+            probabilities[called] = found.probabilities
+        masks = MaskPredictions(
+            dataset.frame, probabilities, truth, self.segmenter.recipe.regions, name
+        )
+        return screened, masks
+
+
+def _probabilities(learn, image) -> np.ndarray:
+    """What a learner says of one image, prepared as its recipe says: (C,) or (C, S, S)."""
+    import torch
+
+    from covidlab import imaging
+    from covidlab.training.loaders import GreyImage
+
+    recipe = learn.recipe
+    image = np.asarray(image, np.float32)
+    if image.ndim != 2 or not (0.0 <= image.min() and image.max() <= 1.0):
+        raise ValueError(f"image must be (H, W) in [0, 1], got {image.shape}")
+    enhance = imaging.ENHANCEMENTS[recipe.enhance]
+    ready = imaging.resize(enhance(image) if enhance else image, recipe.size, recipe.fit)
+    x = torch.from_numpy(np.clip(ready, 0, 1))[None, None].expand(-1, recipe.channels, -1, -1)
+    (x,) = learn.dls.valid.after_batch((GreyImage(x.to(learn.dls.device)),))
+    learn.model.eval()
+    with torch.no_grad():
+        logits = learn.model(x.as_subclass(torch.Tensor))
+    return logits.float().softmax(1)[0].cpu().numpy()
