@@ -111,7 +111,7 @@ PRESETS = {
         Preset(
             "phantom-sirm",
             {"Infected": _one("COVID-19", 1.0), "Healthy": (0.0, {"COVID-19": 1.0})},
-            size=304, slices=12, by_slice=0.446, mild=0.02, patients=(69, 50),
+            size=304, slices=12, by_slice=0.446, mild=0.05, patients=(69, 50),
         ),
         # Alom 4.2: 3,875 pneumonia and 1,341 normal of one source; COVID-19 of many, its number
         # not said (we take that of normal); lung masks of other X-rays; no infection masks.
