@@ -64,7 +64,9 @@ class ScreenThenSegment:
         area = mask.size if lung is None else max(1, int(lung.sum()))
         return Finding(label, probability, mask, float(inside.sum() / area))
 
-    def over(self, dataset, name: str = "screen, then segment") -> tuple[Predictions, MaskPredictions]:
+    def over(
+        self, dataset, name: str = "screen, then segment"
+    ) -> tuple[Predictions, MaskPredictions]:
         """Both stages on a whole dataset with masks: what the screener says, and the masks.
 
         The masks of images that were screened negative are all background: what the cascade loses.

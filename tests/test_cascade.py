@@ -1,0 +1,75 @@
+"""The two stages as one say what each says alone, and segment only what was screened positive."""
+
+import numpy as np
+import pytest
+
+from covidlab import datasets, training
+from covidlab.cascade import ScreenThenSegment
+from covidlab.imaging import resize_mask
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """An untrained screener and segmenter on ten phantom slices: their answers are arbitrary."""
+    folder = tmp_path_factory.mktemp("cascade") / "set"
+    datasets.phantom.generate(
+        folder, 10, 4, size=64, slices_per_patient=1, workers=1, progress=False
+    )
+    data = datasets.from_folder(folder, positive="COVID")
+    split = datasets.split(data, test=0.2, valid=0.3, seed=0)
+    screening = training.KHAN_SCREENING.smoke().but(
+        size=32, batch_size=4, options={}, network="ResNet-18"
+    )
+    segmenting = training.KHAN_SEGMENTATION.smoke().but(size=32, batch_size=4, channels=1)
+    screener, segmenter = (
+        training.learner(training.dataloaders(split, recipe, progress=False))
+        for recipe in (screening, segmenting)
+    )
+    return screener, segmenter, data
+
+
+def test_one_image_gets_what_each_stage_says_of_it(stages):
+    screener, segmenter, data = stages
+    cascade = ScreenThenSegment(screener, segmenter, threshold=0.0)
+    chance = training.predict(screener, data)
+    masks = training.predict(segmenter, data)
+    for i in range(4):
+        lung = data.mask(i, "lung_mask")
+        finding = cascade(data.image(i), lung)
+        assert finding.probability == pytest.approx(chance.score[i], abs=1e-4)
+        assert finding.label == "COVID"  # whatever the probability: the threshold is 0
+        expected = resize_mask(masks.predicted[i] == 1, 64)
+        assert np.mean(finding.mask == expected) > 0.999
+        inside = (finding.mask & lung).sum() / lung.sum()
+        assert finding.infected_fraction == pytest.approx(inside)
+
+
+def test_what_is_screened_negative_is_not_segmented(stages):
+    screener, segmenter, data = stages
+    chance = training.predict(screener, data).score
+    threshold = float(np.sort(chance)[len(data) // 2])
+    cascade = ScreenThenSegment(screener, segmenter, threshold)
+    screened, masks = cascade.over(data)
+    alone = training.predict(segmenter, data)
+    called = chance >= threshold
+    assert 0 < called.sum() < len(data)
+    np.testing.assert_allclose(screened.score, chance, atol=1e-5)
+    assert not masks.predicted[~called].any()
+    np.testing.assert_array_equal(masks.predicted[called], alone.predicted[called])
+    np.testing.assert_array_equal(masks.truth, alone.truth)
+    row = int(np.argmin(chance))
+    finding = cascade(data.image(row))
+    assert finding.label == "NonCOVID" and not finding.mask.any()
+    assert finding.infected_fraction == 0
+
+
+def test_clear_errors(stages):
+    screener, segmenter, data = stages
+    with pytest.raises(ValueError, match="threshold"):
+        ScreenThenSegment(screener, segmenter, 1.5)
+    with pytest.raises(ValueError, match="screener"):
+        ScreenThenSegment(segmenter, segmenter)
+    with pytest.raises(ValueError, match="segmenter"):
+        ScreenThenSegment(screener, screener)
+    with pytest.raises(ValueError, match=r"\(H, W\)"):
+        ScreenThenSegment(screener, segmenter)(data.image(0) * 255)
