@@ -193,11 +193,8 @@ def _draw(folder, k, settings, preset):
     site = named("reference")
     if preset.sites:
         site = named(site_of(label, preset.sites, preset.strength, rng, SOURCES), SOURCES)
-    masked = (
-        settings["truth"] or rng.random() < preset.lungs,
-        settings["truth"]
-        or (rng.random() < (preset.infections if who.severity else 1.0) and preset.infections > 0),
-    )
+    share = preset.infections if who.severity or not preset.infections else 1.0
+    masked = (rng.random(2) < (preset.lungs, share)) | settings["truth"]
     pictures = _xray if preset.modality == "X-ray" else _slices
     rows = []
     for i, (image, masks, facts) in enumerate(pictures(who, preset, site, rng)):

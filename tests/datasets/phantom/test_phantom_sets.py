@@ -493,3 +493,13 @@ def test_ap_views_come_at_the_site_s_share():
         views = [site.view(np.random.default_rng([k, 1])) for k in range(300)]
         assert binomtest(views.count("AP"), 300, site.ap).pvalue > 1e-3
     assert SOURCES["Cohen"].ap == pytest.approx(146 / 304, abs=0.01)  # measured in one copy
+
+
+def test_asking_for_the_truth_changes_no_picture(tmp_path):
+    options = {"preset": "phantom-covid-qu", "size": 64, "workers": 1, "progress": False}
+    plain = generate(tmp_path / "plain", 6, 5, **options)
+    told = generate(tmp_path / "told", 6, 5, truth=True, **options)
+    assert list(plain["sha256"]) == list(told["sha256"])
+    assert (told["infection_mask"] != "").all() and not (plain["infection_mask"] != "").all()
+    for name in ("right_lung_mask", "left_lung_mask", "effusion_mask"):
+        assert name in told and name not in plain
