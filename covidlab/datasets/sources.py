@@ -39,7 +39,8 @@ def generated(name: str, profile: str) -> dict:
     if preset.modality == "CT":
         many = 12 if preset.volume else 6 if preset.by_slice else 2
         options["slices_per_patient"] = min(many, 4) if profile == "smoke" else many
-    options["size"] = min(preset.size, 192 if preset.modality == "CT" else 256)
+    if preset.size > (enough := 192 if preset.modality == "CT" else 256):
+        options["size"] = enough
     if profile == "fast":
         options["difficulty"] = 0.1
     return options
