@@ -201,7 +201,7 @@ KHAN_SEGMENTATION = Recipe(
     epochs=30,
     folds=5,
     laptop={
-        "options": {"width": 24},
+        "options": {"width": 32},
         "size": 96,
         "optimiser": "adam",
         "lr": 3e-3,
