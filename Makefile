@@ -16,7 +16,7 @@ export GOMP_SPINCOUNT ?= 10000
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit lab lint format bench clean distclean
+.PHONY: help run test unit lab lint format bench realism clean distclean
 
 help:
 	@echo "make run    execute the notebooks, write build/$(PROFILE)/index.html   (NB=01 one, FORCE=1 again,"
@@ -24,7 +24,8 @@ help:
 	@echo "make test   run every test, the notebooks among them    make unit  without the notebooks"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make lint   check the style        make format   mend it"
-	@echo "make bench  run the benchmarks     make clean    remove build/ (distclean: .venv/ too)"
+	@echo "make bench  run the benchmarks     make realism  phantoms beside real sets (an hour or two)"
+	@echo "make clean  remove build/ (distclean: .venv/ too)"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -61,7 +62,10 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --extra-keys metadata.papermill notebooks/*.ipynb
 
 bench: $(VENV)/.run
-	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+	for b in phantom training_overhead; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+
+realism: $(VENV)/.run
+	$(BIN)/python benchmarks/realism.py --out build/realism
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache
