@@ -22,6 +22,7 @@ from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
 from .readers import SUFFIXES, is_dicom
 
 PROFILES = ("smoke", "fast", "paper")
+_MASKS_CALLED = {"ggo": "ground_glass"}
 
 
 def generated(name: str, profile: str) -> dict:
@@ -110,7 +111,8 @@ def load(name, *, profile: str = "paper", check: bool = True, **options) -> Data
         raise TypeError(f"{name!r} is not generated, so it takes no {', '.join(options)}")
     folder = find(str(name)) if not os.path.isabs(name) else None
     if folder is not None:
-        dataset = Dataset(read_manifest(folder / "manifest.csv"), folder, _card(str(name)))
+        frame = _with_more_masks(read_manifest(folder / "manifest.csv"), folder)
+        dataset = Dataset(frame, folder, _card(str(name)))
     elif Path(name).is_file():
         dataset = from_csv(name, check=False)
     elif Path(name).is_dir():
@@ -129,6 +131,20 @@ def load(name, *, profile: str = "paper", check: bool = True, **options) -> Data
             f"no dataset {name!r}: neither a folder or CSV, nor one of {', '.join(catalogue())}"
         )
     return require(dataset) if check else dataset
+
+
+def _with_more_masks(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """A column for each folder of masks that the manifest does not name: masks/ggo/ and the like.
+
+    A mask belongs to the image of the same file name.
+    """
+    names = [Path(image).name for image in frame["image"]]
+    for masks in sorted(p for p in (folder / "masks").glob("*") if p.is_dir()):
+        column = f"{_MASKS_CALLED.get(masks.name, masks.name)}_mask"
+        if column not in frame:
+            there = {file.name for file in masks.iterdir()}
+            frame[column] = [f"masks/{masks.name}/{n}" if n in there else "" for n in names]
+    return frame
 
 
 def from_folder(folder, check: bool = True, **card) -> Dataset:

@@ -301,3 +301,23 @@ def test_a_profile_decides_how_much_is_generated_until_told(monkeypatch):
         {"seed": 3, "n_patients": 16, "slices_per_patient": 2},
         {"seed": 0, "n_patients": 5, "difficulty": 0.9},
     ]
+
+
+def test_masks_that_the_manifest_does_not_name_are_found(tmp_path, monkeypatch):
+    """As in the MedSeg slices, whose ground glass and consolidation lie beside the infection."""
+    folder = tmp_path / "ct-medseg-infnet"
+    for sub in ("images", "masks/infection", "masks/ggo", "masks/other"):
+        (folder / sub).mkdir(parents=True)
+    for name in ("0.png", "1.png"):
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / "images" / name)
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / "masks/infection" / name)
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / "masks/ggo/1.png")
+    (folder / "manifest.csv").write_text(
+        "image,label,infection_mask\n"
+        "images/0.png,COVID,masks/infection/0.png\nimages/1.png,COVID,masks/infection/1.png\n"
+    )
+    monkeypatch.setenv("COVIDLAB_DATA", str(tmp_path))
+    frame = load("ct-medseg-infnet", check=False).frame
+    assert list(frame["ground_glass_mask"]) == ["", "masks/ggo/1.png"]
+    assert list(frame["infection_mask"]) == ["masks/infection/0.png", "masks/infection/1.png"]
+    assert list(frame["other_mask"]) == ["", ""]
