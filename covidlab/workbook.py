@@ -141,7 +141,7 @@ def _client(notebook, limit: float | None, **options):
     """An nbclient that looks for messages every few seconds, and stops a cell after `limit` of them.
 
     Where a cell makes widgets, the event that tells of the kernel's reply is lost now and then (one
-    cell in sixty, with pyzmq 27.3), and nbclient would sleep until its timeout with the reply there.
+    cell in eighty, with pyzmq 27.3), and nbclient would sleep until its timeout with the reply there.
     """
     import asyncio
     from queue import Empty
