@@ -4,6 +4,7 @@ from .figures import (
     plot_calibration,
     plot_confusion,
     plot_convergence,
+    plot_extremes,
     plot_mask_confusion,
     plot_pr,
     plot_roc,
@@ -30,7 +31,7 @@ from .metrics import (
     from_counts,
     per_class,
 )
-from .papers import published, tables
+from .papers import published, recorded, tables
 from .segmentation import (
     REGION_METRICS,
     WHOLE_METRICS,
@@ -73,10 +74,12 @@ __all__ = [
     "plot_calibration",
     "plot_confusion",
     "plot_convergence",
+    "plot_extremes",
     "plot_mask_confusion",
     "plot_pr",
     "plot_roc",
     "published",
+    "recorded",
     "report",
     "segmentation_metrics",
     "segmentation_report",

@@ -1,4 +1,4 @@
-"""Confusion matrix, ROC, precision–recall and reliability, masks and error curves, as figures.
+"""Confusion matrix, ROC, precision–recall and reliability, extremes, masks, error curves, as figures.
 
 Each takes predictions, draws into `ax` or a figure of its own, and returns the figure. Curves differ
 in colour (seaborn's colour-blind palette) and in dash, so they can be told apart in print. Without
@@ -21,6 +21,7 @@ from .metrics import confusion
 from .segmentation import mask_confusion, pick_by_severity, region_index
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -316,6 +317,47 @@ def plot_convergence(
     ax.set(xlabel="epoch", ylabel="loss" if train.endswith("loss") else train)
     ax.grid(alpha=0.3, linewidth=0.6)
     ax.legend(fontsize=9, framealpha=0.9)
+    return figure
+
+
+def plot_extremes(
+    table: pd.DataFrame, by: str, metrics: Iterable[str], ax: Axes | None = None
+) -> Figure:
+    """Least, mean and greatest value of some metrics over the rows of each group, as bars.
+
+    What Khan et al. draw in Figures 6 and 8: how good the worst, the usual and the best of several
+    networks is. The axis begins at 0, as bars must.
+
+    Parameters
+    ----------
+    table : one row per network (or training), metrics in columns; NaN is left out.
+    by : column of the groups, drawn in the order in which they first come; n in the legend.
+    metrics : columns to draw.
+
+    Raises ValueError for a column that is missing, or a group that has no value in one.
+    """
+    from covidlab._figures import palette
+
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    if missing := [c for c in (by, *metrics) if c not in table]:
+        raise ValueError(f"the table has no {missing}: it has {', '.join(map(str, table))}")
+    groups = list(dict.fromkeys(table[by]))
+    figure, ax = subplots(ax=ax, figsize=(7.0, 3.2))
+    width, statistics = 0.8 / len(groups), ("min", "mean", "max")
+    for k, (group, colour) in enumerate(palette(map(str, groups)).items()):
+        rows = table[table[by] == groups[k]]
+        found = rows[metrics].agg(list(statistics)).T.to_numpy(float)
+        if not np.isfinite(found).all():
+            raise ValueError(f"{by}={group!r} has no value in one of {metrics}")
+        at = np.arange(found.size) + (k - (len(groups) - 1) / 2) * width
+        bars = ax.bar(at, found.ravel(), width, color=colour, label=f"{group} (n = {len(rows)})")
+        ax.bar_label(bars, fmt="%.2f", fontsize=6.5, padding=1)
+    names = [
+        f"{s}\n{m.replace('_', ' ') if s == 'mean' else ''}" for m in metrics for s in statistics
+    ]
+    ax.set_xticks(np.arange(len(names)), names)
+    ax.set(ylim=(0, 1.08), ylabel="score")
+    ax.legend(fontsize=8, loc="lower right")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What the papers print, cell by cell, and ours beside it in one unit."""
+"""What the papers print, cell by cell, and ours beside it in one unit; what was recorded before."""
 
 from __future__ import annotations
 
@@ -125,6 +125,34 @@ def published(
         "citation": sources[entry["paper"]],
     }
     return out
+
+
+def recorded(name: str, **where) -> pd.DataFrame:
+    """What was measured before with this workbook, where training it again would take too long.
+
+    Read from `data/recorded/<name>.csv`, whose README says which command made it; metrics are
+    fractions, `X low` and `X high` the 95 % interval of X. `where` picks rows: `dataset="…"`.
+
+    Raises ValueError for a name that is not there, naming those that are, an unknown column, or
+    when no row is left.
+    """
+    folder = paths.data() / "recorded"
+    file = folder / f"{name}.csv"
+    if not file.is_file():
+        there = ", ".join(sorted(f.stem for f in folder.glob("*.csv"))) or "none"
+        raise ValueError(f"nothing is recorded as {name!r}; there are: {there}")
+    table = pd.read_csv(file)
+    for column, value in where.items():
+        if column not in table:
+            raise ValueError(f"{file.name} has no column {column!r}: {', '.join(table)}")
+        found = table[table[column] == value]
+        if found.empty:
+            raise ValueError(
+                f"{file.name} has no row with {column}={value!r} among "
+                f"{', '.join(map(str, table[column].unique()))}"
+            )
+        table = found
+    return table.reset_index(drop=True)
 
 
 def _read(name: str) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from covidlab._figures import subplots
+from covidlab._figures import palette, subplots
 from covidlab.datasets.manifest import Dataset
 
 
@@ -69,7 +69,7 @@ def plot_features(points: np.ndarray, frame: pd.DataFrame, by: str = "label", sh
         shown = {"palette": "viridis"}
     else:
         order = sorted(data[by].unique())
-        shown = {"palette": "colorblind", "style": by, "hue_order": order, "style_order": order}
+        shown = {"palette": palette(order), "style": by, "hue_order": order, "style_order": order}
     sns.scatterplot(data, x="_x", y="_y", hue=by, s=22, alpha=0.8, ax=ax, **shown)
     names = ["first", "second"]
     if share is not None:

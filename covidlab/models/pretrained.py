@@ -11,12 +11,34 @@ from torch import nn
 def fetching(weights: str):
     """Turns a failed download of `weights` into a RuntimeError that names them."""
     try:
-        yield
+        with _no_retries_offline():
+            yield
     except OSError as error:  # huggingface_hub's LocalEntryNotFoundError and urllib's URLError
         raise RuntimeError(
             f"the ImageNet weights {weights} cannot be loaded ({type(error).__name__}): go online "
             "once so that they are cached, or set pretrained=False and call it from scratch"
         ) from error
+
+
+@contextmanager
+def _no_retries_offline():
+    """Where the hub's name is unknown, its library reads the cache alone, not the net for a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    if not (before or getproxies()):  # a proxy knows names that this machine does not
+        try:
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def torchvision_state(weights, in_channels: int) -> dict:

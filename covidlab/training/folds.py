@@ -28,9 +28,9 @@ def cross_validate(
     """Trains each recipe on each fold and yields (fold, record, predictions of its test part).
 
     Folds count from 1 and are `datasets.kfold`'s, the same for every recipe; all of one recipe come
-    before the next. With `reuse` a training that is finished is taken from its record, so that what
-    was interrupted goes on at the fold where it was. With `progress` the time that is left is
-    measured and printed before the first training.
+    before the next. Predictions bear the recipe's name. With `reuse` a training that is finished is
+    taken from its record, so that what was interrupted goes on at the fold where it was. With
+    `progress` the time that is left is measured and printed before the first training.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def cross_validate(
         dls = dataloaders(splits[fold], recipe, seed, progress)
         learn = learner(dls, **options)
         record = fit(learn, reuse, show_progress=False)
-        yield fold + 1, record, predict(learn, splits[fold].test)
+        yield fold + 1, record, predict(learn, splits[fold].test, name=recipe.name)
 
 
 def _labels_that_occur(dataset: Dataset) -> Dataset:

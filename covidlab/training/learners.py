@@ -132,6 +132,7 @@ def learner(dls, model=None, metrics=None, precision: str = "auto", cbs=None, we
     recipe, seed = dls.recipe, dls.seed
     set_seed(seed)
     if model is None:
+        _check_size(recipe)
         create = models.create_segmenter if recipe.masks else models.create
         model = create(
             recipe.network, recipe.channels, len(dls.vocab), recipe.pretrained, **recipe.options
@@ -344,6 +345,14 @@ def _class_weights(dls) -> torch.Tensor:
     return torch.tensor(
         counts.sum() / (len(counts) * counts), dtype=torch.float32, device=dls.device
     )
+
+
+def _check_size(recipe):
+    if not recipe.masks and recipe.size < (least := models.smallest(recipe.network)):
+        raise ValueError(
+            f"recipe {recipe.name!r}: size={recipe.size} is too small for {recipe.network}, "
+            f"which takes {least} px or more"
+        )
 
 
 def _weights_hash(model) -> str:

@@ -7,7 +7,13 @@ import pytest
 from sklearn.metrics import auc
 
 from covidlab.evaluation import intervals
-from covidlab.evaluation.figures import plot_calibration, plot_confusion, plot_pr, plot_roc
+from covidlab.evaluation.figures import (
+    plot_calibration,
+    plot_confusion,
+    plot_extremes,
+    plot_pr,
+    plot_roc,
+)
 from covidlab.evaluation.metrics import classification_metrics
 from covidlab.predictions import Predictions
 
@@ -260,3 +266,30 @@ def test_figure_of_what_has_no_answer(plot, truth):
 def test_no_model_is_an_error(plot):
     with pytest.raises(ValueError, match="predictions is empty"):
         plot([])
+
+
+# --- extremes ------------------------------------------------------------------------------------
+
+
+def test_bars_are_the_least_the_mean_and_the_greatest_of_each_group():
+    table = pd.DataFrame(
+        {
+            "input": ["a", "a", "a", "b"],
+            "mcc": [0.1, 0.2, 0.6, 0.5],
+            "accuracy": [0.7, 0.8, 0.9, 0.4],
+        }
+    )
+    ax = plot_extremes(table, "input", ["mcc", "accuracy"]).axes[0]
+    heights = [[bar.get_height() for bar in container] for container in ax.containers]
+    assert np.allclose(heights[0], [0.1, 0.3, 0.6, 0.7, 0.8, 0.9])
+    assert np.allclose(heights[1], [0.5, 0.5, 0.5, 0.4, 0.4, 0.4])
+    assert ax.get_legend_handles_labels()[1] == ["a (n = 3)", "b (n = 1)"]
+    assert ax.get_ylim()[0] == 0
+
+
+def test_extremes_refuse_what_cannot_be_drawn():
+    table = pd.DataFrame({"input": ["a", "b"], "mcc": [0.1, np.nan]})
+    with pytest.raises(ValueError, match="input='b' has no value"):
+        plot_extremes(table, "input", "mcc")
+    with pytest.raises(ValueError, match="no \\['auc'\\]"):
+        plot_extremes(table, "input", "auc")

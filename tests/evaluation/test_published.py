@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidlab import paths
+from covidlab import evaluation, paths
 from covidlab.evaluation.papers import published, tables
 
 FOLDER = paths.data() / "published"
@@ -569,3 +569,29 @@ def test_beside_refuses_what_it_cannot_join(ours):
         published("khan", 3, ours.assign(accuracy=["0.9", "0.8", "0.7"]))
     with pytest.raises(ValueError, match="numeric=False"):
         published("khan", 3, ours, numeric=False)
+
+
+# --- recorded ------------------------------------------------------------------------------------
+
+
+def test_recorded_tables_are_fractions_with_their_provenance():
+    names = sorted(f.stem for f in (paths.data() / "recorded").glob("*.csv"))
+    assert names
+    for name in names:
+        table = evaluation.recorded(name)
+        assert {"dataset", "profile", "n"} <= set(table), name
+        assert (table["n"] > 0).all()
+        for low in [c for c in table if c.endswith(" low")]:
+            value, high = table[low.removesuffix(" low")], table[low.replace(" low", " high")]
+            assert value.between(-1, 1).all(), (name, low)
+            known = table[low].notna()
+            assert (table[low] <= high)[known].all(), (name, low)
+
+
+def test_recorded_names_what_there_is():
+    with pytest.raises(ValueError, match="there are: .*khan_screening"):
+        evaluation.recorded("khan_screening_of_tomorrow")
+    with pytest.raises(ValueError, match="no row with dataset='mars'"):
+        evaluation.recorded("khan_screening", dataset="mars")
+    with pytest.raises(ValueError, match="no column 'planet'"):
+        evaluation.recorded("khan_screening", planet="mars")

@@ -1,10 +1,13 @@
 """Classifiers: layers and parameters as counted, smallest sizes, weights or an error."""
 
+import socket
+
 import pytest
 import torch
 from torch import nn
 
 from covidlab import models
+from covidlab.models.pretrained import fetching
 
 
 def conv(c_in, c_out, k):
@@ -147,6 +150,24 @@ def test_errors_name_the_remedy():
         models.create("CoV-CTNet", pretrained=True)
     with pytest.raises(ValueError, match="four stages"):
         models.CoVCTNet(widths=(8, 8))
+
+
+def test_without_a_network_the_hub_is_not_asked_again_and_again(monkeypatch):
+    from huggingface_hub import constants
+
+    def unknown(*args, **kwargs):
+        raise socket.gaierror("name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(RuntimeError, match="weights x cannot"), fetching("x"):
+        assert constants.HF_HUB_OFFLINE
+        raise OSError
+    assert not constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: [])
+    with fetching("x"):
+        assert not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,14 @@ def test_class_weights_are_inverse_frequencies(data):
 
 # fastai's image tensors predate NumPy 2's `copy` keyword; matplotlib only passes the news on
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_size_too_small_for_the_network_is_refused_before_training(parts):
+    small = training.dataloaders(parts, RECIPE.but(network="VGG16", options={}), progress=False)
+    with pytest.raises(
+        ValueError, match="size=24 is too small for VGG16, which takes 32 px or more"
+    ):
+        training.learner(small)
+
+
 def test_it_is_fastais_own_learner(parts):
     """Anything that works on a Learner works on ours: interpretation, batches, results."""
     import matplotlib.pyplot as plt
