@@ -52,7 +52,12 @@ def test_every_import_of_the_package_is_declared():
         "pywt": "pywavelets",
     }
     # installed by what is declared, and nothing without it
-    carried = {"fastcore": "fastai", "nbformat": "nbconvert", "nbclient": "nbconvert"}
+    carried = {
+        "fastcore": "fastai",
+        "nbformat": "nbconvert",
+        "nbclient": "nbconvert",
+        "traitlets": "anywidget",
+    }
     declared = {name for name, _ in map(parsed, project()["dependencies"])}
     used = set()
     for file in (ROOT / "covidlab").rglob("*.py"):

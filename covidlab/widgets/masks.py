@@ -83,11 +83,8 @@ class MaskInspector(Widget):
 
     about = traitlets.Dict(help="what stays as it is").tag(sync=True)
     table = traitlets.Bytes(help="uint32 (D, 2, 2, 201), see _reaching").tag(sync=True)
-    shown = traitlets.Dict(help="slice and size of the bytes below").tag(sync=True)
-    pixels = traitlets.Bytes(help="uint8, or int16 HU").tag(sync=True)
-    levels = traitlets.Bytes(help="uint8, see levels_of").tag(sync=True)
-    truth_bits = traitlets.Bytes().tag(sync=True)
-    lung_bits = traitlets.Bytes().tag(sync=True)
+    shown = traitlets.Dict(help="slice, height and width of `picture`").tag(sync=True)
+    picture = traitlets.Bytes(help="see _picture").tag(sync=True)
     mask_bits = traitlets.Bytes(help="post-processed; empty without steps").tag(sync=True)
 
     def __init__(
@@ -124,11 +121,12 @@ class MaskInspector(Widget):
         self._table = np.stack(
             [_reaching(*both) for both in zip(self._levels, self._cells, strict=True)]
         )
-        self._kept: dict = {}
+        self._kept: dict[tuple, np.ndarray] = {}
         super().__init__(**traits, about=self._about())
         self.table = self._table.astype("<u4").tobytes()
         self._show()
         self._count()
+        self.on_msg(self._answer)
 
     @classmethod
     def from_predictions(
@@ -164,11 +162,11 @@ class MaskInspector(Widget):
         if not recipe.masks:
             raise ValueError("learn was not trained on masks: its recipe names none")
         predictions = training.predict(learn, dataset)
-        prepared = training.loader_for(learn.dls, dataset).dataset
+        items = training.loader_for(learn.dls, dataset).dataset
         if (dataset.frame["lung_mask"] != "").all() and "lung" not in options:
             masks = (dataset.mask(i, "lung_mask") for i in range(len(dataset)))
             options["lung"] = [imaging.resize_mask(m, recipe.size, recipe.fit) for m in masks]
-        images = prepared.prepared.array[prepared.rows]
+        images = items.prepared.array[items.rows]
         return cls.from_predictions(predictions, images, region, **options)
 
     def __len__(self) -> int:
@@ -176,7 +174,9 @@ class MaskInspector(Widget):
 
     # ---- the core ------------------------------------------------------------------------------
 
-    def mask(self, row: int | None = None, threshold: float | None = None, steps=None) -> np.ndarray:
+    def mask(
+        self, row: int | None = None, threshold: float | None = None, steps=None
+    ) -> np.ndarray:
         """(H, W) bool: what is predicted, by default as shown now.
 
         `threshold` may be any in [0, 1], `steps` are names of the post-processing.
@@ -200,13 +200,7 @@ class MaskInspector(Widget):
         what the shares count.
         """
         row = self.slice if row is None else row
-        counted = self._counted(row, self.mask(row, threshold, steps))
-        found = self._scored(counted, self._table[row, ..., 0])
-        return found | {
-            "detected": self._is_positive(counted),
-            "infected": None if self._truth is None else bool(found["true_pixels"] > 0),
-            **self._sizes(found, 2),
-        }
+        return self._measured(row, self.mask(row, threshold, steps))
 
     def measure_all(self, threshold: float | None = None, steps=None) -> dict:
         """The numbers of all pixels of all images together, as `measure`.
@@ -216,19 +210,29 @@ class MaskInspector(Widget):
         """
         each = self._counted_all(threshold, steps)
         found = self._scored(each.sum(0), self._table[..., 0].sum(0))
-        no_truth, no_mask = self._truth is None, self._probability[0] is None
         return found | {
-            "detected": None if no_mask else sum(map(self._is_positive, each)),
-            "infected": None if no_truth else int((self._table[:, 1, :, 0].sum(1) > 0).sum()),
+            "detected": sum(map(self._is_positive, each)) if self._has_mask else None,
+            "infected": int(self._table[:, 1, :, 0].any(1).sum()) if self._has_truth else None,
             "images": len(self),
             **(self._sizes(found, 3) if self._volume else {}),
         }
 
     def curve(self, threshold: float | None = None, steps=None) -> dict[str, list[int]]:
         """Predicted and true pixels of each slice, within the lung where there is a lung mask."""
-        true = [] if self._truth is None else self._table[:, 1, 1, 0].tolist()
-        predicted = self._counted_all(threshold, steps)[:, :, 1].sum(1).tolist()
-        return {"predicted": predicted, "true": true}
+        predicted = self._counted_all(threshold, steps)[:, :, 1].sum(1)
+        return {
+            "predicted": predicted.tolist() if self._has_mask else [],
+            "true": self._table[:, 1, 1, 0].tolist() if self._has_truth else [],
+        }
+
+    def _measured(self, row, mask) -> dict:
+        counted = self._counted(row, mask)
+        found = self._scored(counted, self._table[row, ..., 0])
+        return found | {
+            "detected": self._is_positive(counted),
+            "infected": bool(found["true_pixels"] > 0) if self._has_truth else None,
+            **self._sizes(found, 2),
+        }
 
     def _counted(self, row, mask) -> np.ndarray:
         """(2, 2) predicted pixels: truth down, lung across."""
@@ -251,34 +255,36 @@ class MaskInspector(Widget):
 
     def _scored(self, predicted, total) -> dict[str, float]:
         """The numbers of (2, 2) pixels, truth down and lung across: predicted, and all there are."""
-        hits, extra = (int(n) for n in predicted.sum(1)[::-1])
+        extra, hits = (int(n) for n in predicted.sum(1))
         true, area = int(total[1].sum()), int(total[:, 1].sum())
-        if self._truth is None:
-            hits = true = total_true = _UNKNOWN
-        else:
-            total_true = int(total[1, 1])
-        found, inside = int(predicted.sum()), int(predicted[:, 1].sum())
-        if self._probability[0] is None:
-            hits = found = inside = _UNKNOWN
-        extra, missed = found - hits, true - hits
-        return {
-            "dice": _ratio(2 * hits, true + found),
+        found = {
+            "dice": _ratio(2 * hits, true + hits + extra),
             "iou": _ratio(hits, true + extra),
             "sensitivity": _ratio(hits, true),
-            "predicted_share": _ratio(inside, area),
-            "true_share": _ratio(total_true, area),
+            "predicted_share": _ratio(int(predicted[:, 1].sum()), area),
+            "true_share": _ratio(int(total[1, 1]), area),
             "true_positives": hits,
             "false_positives": extra,
-            "false_negatives": missed,
-            "predicted_pixels": found,
+            "false_negatives": true - hits,
+            "predicted_pixels": hits + extra,
             "true_pixels": true,
             "area_pixels": area,
         }
+        known = {"predicted": self._has_mask, "true": self._has_truth, "area": True}
+        both = self._has_mask and self._has_truth
+        alone = {f"{k}_{what}": v for k, v in known.items() for what in ("share", "pixels")}
+        return {name: v if alone.get(name, both) else _UNKNOWN for name, v in found.items()}
+
+    @property
+    def _has_truth(self) -> bool:
+        return self._truth is not None
+
+    @property
+    def _has_mask(self) -> bool:
+        return self._probability[0] is not None
 
     def _is_positive(self, counted) -> bool | None:
-        if self._probability[0] is None:
-            return None
-        return bool(counted.sum() >= self.min_pixels)
+        return bool(counted.sum() >= self.min_pixels) if self._has_mask else None
 
     def _sizes(self, found, dimensions: int) -> dict[str, float]:
         """cm² (2) or ml (3) of what is infected; nothing where the spacing is not known."""
@@ -313,28 +319,39 @@ class MaskInspector(Widget):
 
     @traitlets.observe("slice", "threshold", "steps_on", "min_pixels", "moving")
     def _follow(self, change):
-        if not self.about:  # set by the constructor's arguments
+        if not self.shown:  # the constructor is not through
             return
         with self.hold_sync():
-            if change.name == "slice":
+            if not self.moving:
                 self._show()
             self._count()
 
     def _show(self):
-        row = self.slice
+        self.shown, self.picture = self._place(self.slice), self._picture(self.slice)
+
+    def _answer(self, _, content, buffers):
+        """The browser asks for slices it is near, so that going through them needs no waiting."""
+        row = content.get("slice")
+        if isinstance(row, int) and 0 <= row < len(self):
+            self.send(self._place(row), [self._picture(row)])
+
+    def _place(self, row) -> dict:
         height, width = self._images[row].shape
-        self.shown = {"slice": row, "height": height, "width": width}
-        self.pixels = self._pixels[row].tobytes()
-        self.levels = self._levels[row].tobytes()
-        self.truth_bits = b"" if self._truth is None else _packed(self._truth[row])
-        self.lung_bits = b"" if self._lung is None else _packed(self._lung[row])
+        return {"slice": row, "height": height, "width": width}
+
+    def _picture(self, row) -> bytes:
+        """Pixels, levels, and the bits of truth and lung (zeros where there is none)."""
+        cells = self._cells[row]
+        lung = cells & 1 if self._lung is not None else np.zeros_like(cells)
+        parts = (self._pixels[row].tobytes(), self._levels[row].tobytes())
+        return b"".join((*parts, _packed(cells & 2), _packed(lung)))
 
     def _count(self):
         """While a slider is moving, post-processing is done for the slice at hand alone."""
-        names = list(self.steps_on)
-        self.mask_bits = _packed(self.mask()) if names else b""
+        names, mask = list(self.steps_on), self.mask()
+        self.mask_bits = _packed(mask) if names else b""
         numbers = {"slice": self.slice, "threshold": self.threshold, "steps": names}
-        numbers |= {"here": self.measure(), "whole": None, "curve": None}
+        numbers |= {"here": self._measured(self.slice, mask), "whole": None, "curve": None}
         if not self.moving or not names or (self.threshold, *names) in self._kept:
             numbers |= {"whole": self.measure_all(), "curve": self.curve()}
         self.numbers = _plain(numbers)
@@ -347,7 +364,7 @@ class MaskInspector(Widget):
         return {
             "names": self._names,
             "volume": bool(self._volume),
-            "truth": self._truth is not None,
+            "truth": self._has_truth,
             "lung": self._lung is not None,
             "prediction": "" if p is None else "mask" if p.dtype == bool else "probability",
             "hounsfield": bool(self._hounsfield),
@@ -392,7 +409,7 @@ class MaskInspector(Widget):
         row, here = self.slice, self.measure()
         grey, truth, mask = self._grey(row), self._true(row), self.mask()
         panels = ["image", "masks"]
-        panels += ["errors"] * (self._truth is not None and self._probability[0] is not None)
+        panels += ["errors"] * (self._has_truth and self._has_mask)
         panels += ["curve"] * (len(self) > 1)
         figure, axes = subplots(1, len(panels), figsize=(3.1 * len(panels), 3.9))
         aspect = 1.0 if self._spacing is None else self._spacing[-2] / self._spacing[-1]
@@ -422,9 +439,9 @@ class MaskInspector(Widget):
         from matplotlib.patches import Patch
 
         handles = []
-        if self._truth is not None:
+        if self._has_truth:
             handles.append(Line2D([], [], color=COLOURS["truth"], label="truth"))
-        if self._probability[0] is not None:
+        if self._has_mask:
             handles.append(Patch(color=COLOURS["predicted"], label="predicted"))
         if len(handles) == 2:
             handles += [
@@ -441,7 +458,7 @@ class MaskInspector(Widget):
 
         curve, unit = self.curve(), self._unit()
         for which, style in (("true", "truth"), ("predicted", "predicted")):
-            if which == "predicted" and self._probability[0] is None or not curve[which]:
+            if not curve[which]:
                 continue
             values = np.array(curve[which], float) * self._per_pixel()
             marker = {"marker": "o", "markersize": 3, "linestyle": "-" if self._volume else ""}
@@ -471,21 +488,25 @@ class MaskInspector(Widget):
         if len(self) > 1:
             name = f"the whole volume, {len(self)} slices" if self._volume else f"all {len(self)}"
             lines.append(self._sentence(name, self.measure_all()))
-        if self._probability[0] is not None:
+        if self._has_mask:
             cut = f"threshold {self.threshold:g}" if self.about["prediction"] != "mask" else "mask"
             lines.append("; ".join([cut, *(self.steps_on or ["no post-processing"])]))
         return "\n".join(lines)
 
     def _sentence(self, name, n) -> str:
+        known = {"predicted": self._has_mask, "true": self._has_truth}
+        sides = [side for side in known if known[side]]
         parts = []
-        if self._truth is not None and self._probability[0] is not None:
+        if len(sides) == 2:
             parts += [f"{k} {_shown(n[k.lower()])}" for k in ("Dice", "IoU")]
             parts.append(f"sensitivity {_shown(n['sensitivity'])}")
-        known = {"predicted": self._probability[0] is not None, "true": self._truth is not None}
-        shares = [f"{k} {_shown(n[f'{k}_share'], '.1%')}" for k in known if known[k]]
-        if shares:
-            parts.append(f"{self._of()} infected: {', '.join(shares)}")
-        return f"{name}: {', '.join(parts)}" if parts else name
+        if sides:
+            called = {"predicted": n["detected"], "true": n["infected"]}
+            shares = [f"{side} {_shown(n[f'{side}_share'], '.1%')}" for side in sides]
+            positive = [f"{side} {_shown(called[side], '')}" for side in sides]
+            parts += [f"{self._of()} infected: {', '.join(shares)}"]
+            parts += [f"positive: {', '.join(positive)}"]
+        return "; ".join([name, *parts])
 
     def _grey(self, row) -> np.ndarray:
         """(H, W) float in [0, 1], windowed as shown."""
@@ -541,6 +562,8 @@ def _plain(numbers):
 
 
 def _shown(value, form=".3f") -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "not defined" if np.isnan(value) else format(value, form).replace("%", " %")
 
 
@@ -574,7 +597,9 @@ def _masks(masks, name, shapes) -> list[np.ndarray] | None:
         return None
     listed = _matched(masks, name, shapes)
     if any(m.dtype != bool for m in listed):
-        raise ValueError(f"{name} is {listed[0].dtype}; bool is needed: `> 0` makes it of 0 and 255")
+        raise ValueError(
+            f"{name} is {listed[0].dtype}; bool is needed: `> 0` makes it of 0 and 255"
+        )
     return listed
 
 
@@ -585,18 +610,19 @@ def _probabilities(probability, shapes) -> list:
     for i, p in enumerate(listed):
         if p.dtype != bool and not np.issubdtype(p.dtype, np.floating):
             raise ValueError(f"probability is {p.dtype}; float in [0, 1] or bool is needed")
-        if not (p.min() >= 0 and p.max() <= 1):  # NaN is neither
+        if not (p.min() >= -1e-3 and p.max() <= 1 + 1e-3):  # NaN is neither; softmax rounds
             raise ValueError(f"probability of image {i} goes from {p.min()} to {p.max()}, not 0..1")
     return listed
 
 
 def _pixels(image, hounsfield) -> np.ndarray:
     """What is sent of an image: uint8, or int16 in HU."""
-    if image.dtype != bool and not np.isfinite(image).all():
+    if not np.isfinite(image).all():
         raise ValueError("images hold NaN or infinity")
     if hounsfield:
         return np.rint(np.clip(image, -32768, 32767)).astype("<i2")
-    if image.dtype not in (bool, np.uint8) and not (image.min() >= 0 and image.max() <= 1):
+    image = image.astype(np.float32) if image.dtype == bool else image
+    if image.dtype != np.uint8 and not (image.min() >= 0 and image.max() <= 1):
         raise ValueError(
             f"images hold values {image.min():g} to {image.max():g}, expected 0 to 1: pass "
             "hounsfield=True for CT in HU, or use covidlab.imaging.stretch"
