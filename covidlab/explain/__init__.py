@@ -1,5 +1,21 @@
-"""Model and images → what the network looks at: feature spaces."""
+"""Model and images → what the network looks at: maps, whether to believe them, feature spaces."""
 
+from .faithfulness import Faithfulness, insertion_deletion, randomisation_check
 from .feature_space import features, pca, plot_features
+from .maps import METHODS, heat_share, layers, overlay, pointing_game, saliency, show_maps
 
-__all__ = ["features", "pca", "plot_features"]
+__all__ = [
+    "METHODS",
+    "Faithfulness",
+    "features",
+    "heat_share",
+    "insertion_deletion",
+    "layers",
+    "overlay",
+    "pca",
+    "plot_features",
+    "pointing_game",
+    "randomisation_check",
+    "saliency",
+    "show_maps",
+]

@@ -99,7 +99,7 @@ def embed(
     return np.ascontiguousarray(points, np.float32)
 
 
-def trustworthiness(features, points, k: int = 10, limit: int = 2000, seed: int = 0) -> float:
+def trustworthiness(features, points, k: int = 10, limit: int = 1000, seed: int = 0) -> float:
     """How far neighbours on the map are neighbours among the features: 1 all, 0.5 as by chance.
 
     Points that are among the k nearest on the map but not among the features count the more, the
@@ -120,7 +120,7 @@ def trustworthiness(features, points, k: int = 10, limit: int = 2000, seed: int 
     return float(manifold.trustworthiness(features, points, n_neighbors=k))
 
 
-def continuity(features, points, k: int = 10, limit: int = 2000, seed: int = 0) -> float:
+def continuity(features, points, k: int = 10, limit: int = 1000, seed: int = 0) -> float:
     """How far neighbours among the features have stayed neighbours on the map: 1 all of them.
 
     `trustworthiness` with the two spaces exchanged (Venna and Kaski, ICANN 2001).

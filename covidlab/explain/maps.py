@@ -80,8 +80,8 @@ def saliency(
     weighting : what Score-CAM makes of f(X ∘ H_k), the score of the input under the k-th map,
         up-sampled and scaled to [0, 1]. "softmax" over the maps, as in the package. "difference"
         is equation (6) of Tahir's thesis, f(X ∘ H_k) − f(X): its baseline is the whole input, its
-        f "the network output before SoftMax". Masking takes evidence away, so many of these weights
-        are negative, and the map can vanish. "increase" is f(X ∘ H_k) − f(0) instead: the
+        f "the network output before SoftMax". Masking mostly takes evidence away: where all these
+        weights are negative, the map is zero. "increase" is f(X ∘ H_k) − f(0) instead: the
         definition in Wang et al., whose baseline input we choose as zero. Masks multiply the input
         as the network is fed it: what is masked becomes the training mean, not black.
     channels : for Score-CAM and Ablation-CAM, which need a forward pass for each channel: only the
@@ -103,7 +103,7 @@ def saliency(
     net, n, read = _opened(model, images, rows)
     classes, region = _classes(model, target, n), _regions(region, n)
     maps = []
-    with _undisturbed(net), torch.inference_mode(False), _bar(n, progress, method) as bar:
+    with _undisturbed(net), torch.inference_mode(False), _bar(n, progress, METHODS[method]) as bar:
         for start in range(0, n, batch_size):
             at = slice(start, min(start + batch_size, n))
             x = read(at)
@@ -224,8 +224,9 @@ def show_maps(
         for ax, (name, some) in zip(line[1:], maps.items(), strict=True):
             ax.imshow(overlay(image, some[i], cmap))
             share = shares[name][i]
-            below = "" if np.isnan(share) else f"\n{share:.0%} in {mask_name}"
-            ax.set_title(name + below, fontsize=8)
+            told = "" if mask is None else f"\n{share:.0%} in {mask_name}"
+            told = told if np.max(some[i]) > 0 else "\nno heat"
+            ax.set_title(name + told, fontsize=8)
         for ax in line:
             ax.set_axis_off()
             _outline(ax, image, mask, mask_name)
@@ -270,7 +271,11 @@ def _check_options(method, weighting, channels, normalise, batch_size):
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
-    for name, value in {"channels": channels, "batch_size": batch_size}.items():
+    _at_least_one(channels=channels, batch_size=batch_size)
+
+
+def _at_least_one(**numbers):
+    for name, value in numbers.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value!r} must be at least 1")
 
@@ -501,7 +506,7 @@ def _ablated(module, x, maps, score, channels, batch_size, progress):
 
         def without(module, inputs, output, some=some):
             output = output.clone()
-            output[torch.arange(len(some)), some] = 0
+            output[torch.arange(len(some), device=some.device), some] = 0
             return output
 
         handle = module.register_forward_hook(without)
@@ -524,10 +529,10 @@ def _chunks(kept, batch_size, progress):
     return tqdm(kept.split(batch_size), "channels", leave=False, disable=not progress)
 
 
-def _bar(n, progress, method):
+def _bar(n, progress, what, unit="image"):
     from tqdm.auto import tqdm
 
-    return tqdm(total=n, desc=METHODS[method], unit="image", disable=not progress)
+    return tqdm(total=n, desc=what, unit=unit, disable=not progress)
 
 
 def _first_component(maps):
@@ -576,9 +581,10 @@ def _module(net, layer, x):
 
 
 def _default_layer(net, x) -> str:
-    found, output = _layers(net, x[:1])
-    # The dense layers of timm's VGG, which are convolutions; maps come before them.
-    found = {k: v for k, v in found.items() if not k.startswith("pre_logits")} or found
+    found, output, blocks = _layers(net, x[:1])
+    # Not a branch of a block whose own maps are 1×1, nor timm's VGG's dense convolutions.
+    aside = (*(f"{name}." for name in blocks), "pre_logits")
+    found = {k: v for k, v in found.items() if not k.startswith(aside)}
     if not found:
         raise ValueError("layer: no layer of this network has maps larger than 1×1")
     if output.ndim == 2:
@@ -589,7 +595,7 @@ def _default_layer(net, x) -> str:
 
 
 def _layers(net, x):
-    """{name: (channels, height, width)} as `layers` says, and what the network gives."""
+    """{name: (channels, height, width)} as `layers` says; what the network gives; blocks of 1×1."""
     import torch
 
     seen, handles = {}, []
@@ -612,10 +618,13 @@ def _layers(net, x):
     finally:
         for handle in handles:
             handle.remove()
-    found, told = {}, set()
+    found, blocks, told = {}, [], set()
     for name, maps in reversed(seen.items()):
         same = (maps.data_ptr(), maps.shape)
-        if min(maps.shape[-2:]) > 1 and same not in told:
+        if min(maps.shape[-2:]) < 2:
+            if not isinstance(net.get_submodule(name), torch.nn.Sequential):
+                blocks.append(name)
+        elif same not in told:
             found[name] = tuple(maps.shape[1:])
         told.add(same)
-    return dict(reversed(found.items())), output
+    return dict(reversed(found.items())), output, blocks
