@@ -1,16 +1,27 @@
 """Model and images → what the network looks at: maps, whether to believe them, feature spaces."""
 
 from .faithfulness import Faithfulness, insertion_deletion, randomisation_check
-from .feature_space import features, pca, plot_features
+from .feature_space import (
+    continuity,
+    embed,
+    features,
+    neighbours,
+    pca,
+    plot_features,
+    trustworthiness,
+)
 from .maps import METHODS, heat_share, layers, overlay, pointing_game, saliency, show_maps
 
 __all__ = [
     "METHODS",
     "Faithfulness",
+    "continuity",
+    "embed",
     "features",
     "heat_share",
     "insertion_deletion",
     "layers",
+    "neighbours",
     "overlay",
     "pca",
     "plot_features",
@@ -18,4 +29,5 @@ __all__ = [
     "randomisation_check",
     "saliency",
     "show_maps",
+    "trustworthiness",
 ]
