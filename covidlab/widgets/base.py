@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import anywidget
 import numpy as np
@@ -32,6 +35,48 @@ class Widget(anywidget.AnyWidget):
     def static(self):
         """A matplotlib Figure of the widget as it stands."""
         raise NotImplementedError
+
+
+class Background:
+    """Reports of work in threads, heard in the kernel's own thread, the only one to touch traits.
+
+    A run has a ticket, the value of `_ticket` when it began; a later run or a stop raises it, and
+    what an earlier one still reports is heard by `_heard` with `current=False`.
+    """
+
+    def _listen(self):
+        self._ticket, self._events, self._lock = 0, SimpleQueue(), threading.RLock()
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:  # no kernel
+            self._loop = None
+
+    def _report(self, ticket: int, kind: str, value):
+        """From the thread of a run."""
+        self._events.put((ticket, kind, value))
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hear_events)
+        else:
+            self._hear_events()
+
+    def _hear_events(self):
+        with self._lock, self.hold_sync():
+            while True:
+                try:
+                    ticket, kind, value = self._events.get_nowait()
+                except Empty:
+                    return
+                self._heard(kind, value, ticket == self._ticket)
+
+    def _heard(self, kind: str, value, current: bool):
+        raise NotImplementedError
+
+
+def colour_table(name: str) -> np.ndarray:
+    """(256, 3) uint8: a colour map of matplotlib's."""
+    from matplotlib import colormaps
+
+    return np.rint(colormaps[name](np.arange(256))[:, :3] * 255).astype(np.uint8)
 
 
 def grey_bytes(image: np.ndarray) -> bytes:

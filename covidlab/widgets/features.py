@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 
 import numpy as np
 import pandas as pd
@@ -26,7 +24,7 @@ from covidlab.explain.feature_space import (
 from covidlab.imaging import resize, resize_mask
 from covidlab.predictions import Predictions
 
-from .base import _HERE, Widget, grey_bytes, script
+from .base import _HERE, Background, Widget, colour_table, grey_bytes, script
 
 SIDE = 128  # of a thumbnail, in pixels
 PAGE = 24  # thumbnails at a time
@@ -80,7 +78,7 @@ class _Thumbnail:
     problem: str = ""
 
 
-class FeatureExplorer(Widget):
+class FeatureExplorer(Background, Widget):
     """Features of images laid out in a plane, to be walked in, marked and questioned.
 
     Drag pans, the wheel zooms, shift and drag draws a lasso, a click selects; with the keyboard
@@ -181,15 +179,14 @@ class FeatureExplorer(Widget):
         self._mask_names: list[str] = []
         self._thumbs, self._heats = {}, {}
         self._known: dict[tuple, _Map] = {}
-        self._ticket, self._events, self._failed = 0, SimpleQueue(), None
-        self._lock, self._room = threading.RLock(), threading.BoundedSemaphore(2)
-        self._loop = _running_loop()
+        self._failed, self._room = None, threading.BoundedSemaphore(2)
+        self._listen()
         super().__init__(**options)
         with self.hold_sync():
             self.methods = [[m, NAMES[m]] for m in methods]
             self.perplexity = float(max(1, min(30, (n - 1) // 3)))
             self.n_neighbours = max(2, min(15, n - 1))
-            self.heat = _lut("magma").tobytes()
+            self.heat = colour_table("magma").tobytes()
             self.has_maps, self.has_masks = self._heat is not None, self._mask is not None
             self._describe(parts)
             self.choices = _choices(self._table)
@@ -284,9 +281,9 @@ class FeatureExplorer(Widget):
         run.start()
         if wait:
             run.join()
-            error = self._hear_events()
-            if error:
-                raise error
+            self._hear_events()
+            if self._failed:
+                raise self._failed
 
     def stop(self):
         """Gives up the run that is going on; method and settings go back to those of the map."""
@@ -358,30 +355,15 @@ class FeatureExplorer(Widget):
             for which, part in zip(("first", "second"), share, strict=True)
         ]
 
-    def _report(self, ticket, kind, value):
-        """From the thread of a run: the kernel's own thread hears of it, where there is a kernel."""
-        self._events.put((ticket, kind, value))
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hear_events)
-        else:
-            self._hear_events()
-
-    def _hear_events(self):
-        """Takes in what runs have reported; returns the error of the newest, if it had one."""
-        with self._lock, self.hold_sync():
-            while True:
-                try:
-                    ticket, kind, value = self._events.get_nowait()
-                except Empty:
-                    return self._failed
-                if ticket != self._ticket:
-                    continue
-                self.running = value if kind == "progress" else ""
-                self._failed = value if kind == "error" else None
-                if kind == "error":
-                    self.problem = str(value) or type(value).__name__
-                elif kind == "done":
-                    self._show(value)
+    def _heard(self, kind, value, current):
+        if not current:
+            return
+        self.running = value if kind == "progress" else ""
+        self._failed = value if kind == "error" else None
+        if kind == "error":
+            self.problem = str(value) or type(value).__name__
+        elif kind == "done":
+            self._show(value)
 
     def _show(self, key):
         made = self._known[key]
@@ -749,7 +731,7 @@ def _scaled(values: np.ndarray, name: str) -> _Colours:
     low, high = (float(f(values[there])) for f in (np.min, np.max))
     codes = np.full(len(values), _UNKNOWN, np.uint8)
     codes[there] = np.rint(254 * (values[there] - low) / ((high - low) or 1))
-    colours = ["#{:02x}{:02x}{:02x}".format(*c) for c in _lut("viridis")[:255]]
+    colours = ["#{:02x}{:02x}{:02x}".format(*c) for c in colour_table("viridis")[:255]]
     unit = UNITS.get(name, "0 to 1" if name.startswith("probability") else "")
     missing = int((~there).sum())
     legend = {
@@ -761,13 +743,6 @@ def _scaled(values: np.ndarray, name: str) -> _Colours:
         "note": f"{_many(missing, 'image')} without a value in grey" if missing else "",
     }
     return _Colours(codes, colours, legend)
-
-
-def _lut(name: str) -> np.ndarray:
-    """(256, 3) uint8: a colour map of matplotlib's."""
-    from matplotlib import colormaps
-
-    return np.rint(colormaps[name](np.arange(256))[:, :3] * 255).astype(np.uint8)
 
 
 def _reader(source, n, name) -> Callable | None:
@@ -869,11 +844,3 @@ def _draw_legend(ax, legend, part_names):
         ax.figure.colorbar(scale, ax=ax, label=legend["unit"], shrink=0.8)
     elif legend["kind"] == "many":
         ax.text(0, -0.04, legend["note"], transform=ax.transAxes, fontsize=7, va="top")
-
-
-def _running_loop():
-    """The kernel's event loop, None where there is no kernel."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

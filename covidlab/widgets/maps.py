@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +38,7 @@ from covidlab.explain.maps import (
 )
 from covidlab.imaging import ENHANCEMENTS, resize, resize_mask
 
-from .base import _HERE, Widget, grey_bytes, script
+from .base import _HERE, Background, Widget, colour_table, grey_bytes, script
 
 AT_ONCE = 4  # maps beside the image
 BUDGETED = ("scorecam", "ablationcam")  # a forward pass for each channel
@@ -106,7 +104,7 @@ class Belief:
     layers: int
 
 
-class MapViewer(Widget):
+class MapViewer(Background, Widget):
     """Images with class activation maps over them: of which class, from which layer, by which method.
 
     Beside each share of a map's heat inside a mask stands the mask's share of the area, which is
@@ -182,9 +180,8 @@ class MapViewer(Widget):
         self._failed: dict[tuple, str] = {}
         self._beliefs: dict[_Asked, Belief] = {}
         self._masks: tuple[int, dict] = -1, {}
-        self._ticket, self._events, self._error = 0, SimpleQueue(), None
-        self._doing = 0, None, False, None
-        self._lock, self._loop = threading.RLock(), _running_loop()
+        self._error, self._doing = None, (0, None, False, None)
+        self._listen()
         self._arriving = bytearray()
         self._ready = False
         about = self._about()
@@ -410,8 +407,9 @@ class MapViewer(Widget):
                 run = self._started(asked, believe)
         if wait and run is not None:
             run.join()
-            if error := self._hear_events():
-                raise error
+            self._hear_events()
+            if self._error:
+                raise self._error
         return self._beliefs.get(asked)
 
     def _started(self, asked, believe) -> threading.Thread | None:
@@ -524,36 +522,21 @@ class MapViewer(Widget):
         picked = np.linspace(0, len(rows) - 1, min(OTHERS, len(rows))).round().astype(int)
         return [rows[i] for i in picked]
 
-    def _report(self, ticket, kind, value):
-        """From the thread of a run: the kernel's own thread hears of it, where there is a kernel."""
-        self._events.put((ticket, kind, value))
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hear_events)
-        else:
-            self._hear_events()
-
-    def _hear_events(self):
-        """Takes in what runs have reported; returns the error of the newest, if it had one."""
-        with self._lock, self.hold_sync():
-            while True:
-                try:
-                    ticket, kind, value = self._events.get_nowait()
-                except Empty:
-                    return self._error
-                if kind == "belief":  # even where no one waits for it any more
-                    while len(self._beliefs) >= 8:
-                        self._beliefs.pop(next(iter(self._beliefs)))
-                    self._beliefs[value[0]] = value[1]
-                if ticket != self._ticket:
-                    continue
-                if kind == "progress":
-                    self.running = value
-                    continue
-                if kind in ("done", "error"):
-                    self.running, self._error = {}, value
-                self._show()
-                if kind == "error":
-                    self.problem = str(value) or type(value).__name__
+    def _heard(self, kind, value, current):
+        if kind == "belief":  # even where no one waits for it any more
+            while len(self._beliefs) >= 8:
+                self._beliefs.pop(next(iter(self._beliefs)))
+            self._beliefs[value[0]] = value[1]
+        if not current:
+            return
+        if kind == "progress":
+            self.running = value
+            return
+        if kind in ("done", "error"):
+            self.running, self._error = {}, value
+        self._show()
+        if kind == "error":
+            self.problem = str(value) or type(value).__name__
 
     # ---- what the browser gets -----------------------------------------------------------------
 
@@ -616,7 +599,7 @@ class MapViewer(Widget):
             "methods": [[key, name] for key, name in self._offered.items()],
             "most": AT_ONCE,
             "masks": self._mask_colours(),
-            "colours": _lut(),
+            "colours": colour_table("magma").ravel().tolist(),
             "network": network is not None,
             "segmenter": bool(network and network.segmenter),
             "classes": network.classes if network else [],
@@ -1021,18 +1004,3 @@ def _plain(value):
 
 def _percent(value) -> str:
     return "–" if np.isnan(value) else f"{value:.0%}"
-
-
-def _lut() -> list[int]:
-    """256 × 3 numbers: magma."""
-    from matplotlib import colormaps
-
-    return np.rint(colormaps["magma"](np.arange(256))[:, :3] * 255).astype(int).ravel().tolist()
-
-
-def _running_loop():
-    """The kernel's event loop, None where there is no kernel."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
