@@ -267,16 +267,17 @@ def read_volume(
     Raises
     ------
     FileNotFoundError : no such folder or file.
-    ImageError : a file that is damaged, lacks its geometry, or is no axial slice.
-    DatasetError : no DICOM files, several series, not CT, slices of other sizes, the same position
-        twice, missing slices. The tolerances are ours: 5 % of the distance between slices and
-        at least 0.1 mm, one pixel in their plane.
+    ImageError : a file that is damaged, lacks its geometry, or a series without axial slices.
+    DatasetError : no DICOM files, several series, not CT, slices of other sizes or orientations,
+        the same position twice, missing slices. The tolerances are ours: 5 % of the distance
+        between slices and at least 0.1 mm, one pixel in their plane. A series that lacks every
+        other slice, or those at its ends, looks whole and is read as it is.
     """
     title, paths = _files(source)
     headers = _one_series(title, {path: _header(path) for path in paths}, series)
     _raise(title, _not_ct(headers))
     cuts = {path: _geometry(path, header) for path, header in headers.items()}
-    _raise(title, _of_another_kind(cuts))
+    _raise(title, _not_axial(cuts) or _of_another_kind(cuts))
 
     orientation = next(iter(cuts.values()))["ImageOrientationPatient"]
     normal = np.cross(orientation[:3], orientation[3:])
@@ -381,10 +382,25 @@ def _geometry(path, header) -> dict[str, np.ndarray]:
             np.isfinite(v).all() for v in cut.values()
         ):
             raise ValueError("a wrong number of values, or values that are not finite")
-    if min(abs(cut["ImageOrientationPatient"][[0, 4]])) < np.sqrt(0.5):
-        at = cut["ImageOrientationPatient"].tolist()
-        raise ImageError(f"{path}: not an axial slice (orientation {at}); give axial images")
     return cut
+
+
+def _not_axial(cuts):
+    """Slices in other planes among axial ones, such as a localizer; ImageError if none is axial."""
+    at = {path: cut["ImageOrientationPatient"] for path, cut in cuts.items()}
+    others = [path for path in at if min(abs(at[path][[0, 4]])) < np.sqrt(0.5)]
+    if len(others) == len(cuts):
+        path = others[0]
+        raise ImageError(
+            f"{path}: not an axial slice (orientation {at[path].tolist()}), nor is any other of "
+            f"{len(cuts)}; give axial images"
+        )
+    what = f"{len(cuts) - len(others)} of {len(cuts)} slices are axial, this has orientation"
+    remedy = "leave it out: a localizer or another view is no slice of the stack"
+    return [
+        Problem("not an axial slice", str(path), f"{what} {at[path].tolist()}", remedy)
+        for path in others
+    ]
 
 
 def _of_another_kind(cuts):

@@ -327,12 +327,33 @@ def test_the_one_slice_of_another_kind_is_named(series, tags, what):
     [
         ({"ImagePositionPatient": None}, "lacks ImagePositionPatient"),
         ({"PixelSpacing": [1, 1, 1]}, "geometry"),
-        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "not an axial slice"),
     ],
 )
 def test_a_slice_without_a_sound_place_is_named(series, tags, what):
     edit(series / "0004.dcm", **tags)
     with pytest.raises(ImageError, match=f"0004.dcm.*{what}"):
+        read_volume(series)
+
+
+CORONAL, SAGITTAL = [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]
+
+
+def test_slices_in_other_planes_are_all_named(series):
+    for name, orientation in (("0002.dcm", CORONAL), ("0005.dcm", SAGITTAL)):
+        edit(series / name, ImageOrientationPatient=orientation)
+    count = len(list(series.iterdir()))
+    with pytest.raises(DatasetError, match="2 problem") as error:
+        read_volume(series)
+    for problem, name in zip(error.value.problems, ("0002.dcm", "0005.dcm"), strict=True):
+        assert problem.kind == "not an axial slice" and problem.where.endswith(name)
+        assert f"{count - 2} of {count} slices are axial" in problem.what
+        assert "localizer" in problem.remedy
+
+
+def test_a_series_without_axial_slices(series):
+    for path in series.iterdir():
+        edit(path, ImageOrientationPatient=CORONAL)
+    with pytest.raises(ImageError, match="not an axial slice.*give axial images"):
         read_volume(series)
 
 
