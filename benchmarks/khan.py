@@ -58,7 +58,7 @@ def recipes(kind, profile):
     """Every network in both variants: {(network, variant): recipe}."""
     base = {"screening": training.KHAN_SCREENING, "segmentation": training.KHAN_SEGMENTATION}[kind]
     base, out = base.at(profile), {}
-    names = models.NETWORKS if kind == "screening" else models.SEGMENTERS
+    names = training.KHAN_NETWORKS if kind == "screening" else training.KHAN_SEGMENTERS
     for name in names:
         ours = name == base.network
         one = base.but(name=name, network=name, options=base.options if ours else {})

@@ -41,6 +41,7 @@ from .realism import (
     wasserstein,
 )
 from .tables import SEVERITIES, check_table
+from .two_sample import TwoSample, classifier_two_sample, mmd
 
 __all__ = [
     "SEVERITIES",
@@ -48,6 +49,7 @@ __all__ = [
     "Printed",
     "Profile",
     "Range",
+    "TwoSample",
     "accuracy_bounds",
     "appraise",
     "attainable",
@@ -57,6 +59,7 @@ __all__ = [
     "body_region",
     "check_table",
     "claims_markdown",
+    "classifier_two_sample",
     "class_confusions",
     "class_sizes",
     "confusions",
@@ -73,6 +76,7 @@ __all__ = [
     "lung_air",
     "matrices",
     "mcc_bounds",
+    "mmd",
     "other_readings",
     "plot_attainable",
     "plot_profiles",

@@ -106,14 +106,13 @@ def resample_slices(
 ) -> Resampled:
     """A series brought to `count` slices by splines through its slices, pixel by pixel.
 
-    Garg et al. 2021, Section III.A.2: spline interpolation for series with different numbers of
-    slices; "in order to keep the slice level labels intact we didn't interpolate the infected
-    slices with non infected slices". So each run of neighbours with one label has a spline of its
-    own, from its first slice to its last, which are kept; between two runs nothing is put in. The
-    new slices go to the runs in proportion to the distances within them; a run of a single slice
-    stays one slice, and one that is left with a single slice keeps its middle. How runs share the
-    slices is our choice, as is the order of the spline: cubic, lower in runs of fewer than
-    `order` + 1 slices.
+    Garg et al. 2021, Section III.A.2: splines bring series with different numbers of slices to one
+    count, and infected slices are not interpolated with others, so that labels of slices hold. So
+    each run of neighbours with one label has a spline of its own, from its first slice to its last,
+    which are kept; between two runs nothing is put in. The new slices go to the runs in proportion
+    to the distances within them; a run of a single slice stays one slice, and one that is left with
+    a single slice keeps its middle. How runs share the slices is our choice, as is the order of the
+    spline: cubic, lower in runs of fewer than `order` + 1 slices.
 
     Values stay within the range of the run they come from (splines overshoot), integers are
     rounded. For training the slice classifier only: what is put in is no new observation.

@@ -7,6 +7,7 @@ from torch import nn
 from .cov_ctnet import CoVCTNet
 from .cov_raseg import CoVRASeg
 from .fcn import FCN8
+from .multiscale_resnet import MultiScaleResNet50
 from .pretrained import fetching, load_in_order, torchvision_state
 from .segnet import VGG16, VGG19, EncoderDecoder, USegNet
 
@@ -125,6 +126,7 @@ NETWORKS = {
         "shufflenet_v2_x1_0", "ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1", "conv1.0"
     ),
     "Xception": _timm("legacy_xception.tf_in1k"),
+    "Multi-scale ResNet-50": MultiScaleResNet50,  # Garg et al.
 }
 
 _SMALLEST = {

@@ -2,26 +2,58 @@
 
 from importlib import import_module
 
-from .recipe import KHAN_SCREENING, KHAN_SEGMENTATION, Recipe
+from .recipe import (
+    GARG_FINE_TUNING,
+    GARG_FIRST_SOURCE,
+    GARG_LAST_LAYERS,
+    GARG_SELF_TRAINING,
+    KHAN_NETWORKS,
+    KHAN_SCREENING,
+    KHAN_SEGMENTATION,
+    KHAN_SEGMENTERS,
+    Recipe,
+)
 from .record import RunRecord
 from .reproducible import set_seed
 
 _HOME = {
     "ArrayDL": "loaders",
+    "Bags": "patients",
+    "GARG_PATIENTS": "patients",
     "MaskLoss": "losses",
+    "PatientModel": "patients",
+    "PatientRecipe": "patients",
     "RegionDice": "losses",
+    "augmentations": "augment",
     "cross_validate": "folds",
     "dataloaders": "loaders",
     "estimate": "learners",
     "fit": "learners",
+    "fit_patients": "patients",
+    "infected_slices": "patients",
     "learner": "learners",
     "load_weights": "learners",
     "loader_for": "loaders",
     "predict": "learners",
     "prepare": "arrays",
+    "slice_bags": "patients",
     "static_attention": "losses",
+    "train_only": "patients",
 }
-__all__ = ["KHAN_SCREENING", "KHAN_SEGMENTATION", "Recipe", "RunRecord", "set_seed", *_HOME]
+__all__ = [
+    "GARG_FINE_TUNING",
+    "GARG_FIRST_SOURCE",
+    "GARG_LAST_LAYERS",
+    "GARG_SELF_TRAINING",
+    "KHAN_NETWORKS",
+    "KHAN_SCREENING",
+    "KHAN_SEGMENTATION",
+    "KHAN_SEGMENTERS",
+    "Recipe",
+    "RunRecord",
+    "set_seed",
+    *_HOME,
+]
 
 
 def __getattr__(name):  # fastai is imported when the first training is asked for

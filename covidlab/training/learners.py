@@ -159,6 +159,10 @@ def learner(dls, model=None, metrics=None, precision: str = "auto", cbs=None, we
     learn.recipe, learn.seed, learn.precision, learn.weights_from = recipe, seed, precision, ""
     if weights is not None:
         load_weights(learn, weights)
+    if recipe.trainable != "all":
+        from .patients import train_only
+
+        train_only(learn, recipe.trainable)
     return learn
 
 

@@ -8,13 +8,13 @@ import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import Category, CategoryMap, Normalize, TensorCategory
 from fastai.torch_core import TensorImage, TensorImageBW, TensorMask, show_image
-from fastai.vision.augment import aug_transforms
 from fastcore.basics import chunked
 
 from covidlab.datasets.manifest import Dataset
 from covidlab.datasets.splits import Split
 
 from .arrays import Prepared, prepare
+from .augment import augmentations
 from .recipe import Recipe
 
 
@@ -129,7 +129,7 @@ def dataloaders(split: Split, recipe: Recipe, seed: int = 0, progress: bool = Tr
     mean, std = _statistics(prepared, split.train)
     stats = [np.full(recipe.channels, v, np.float32).tolist() for v in (mean, std)]
     transforms = [Normalize.from_stats(*stats, cuda=device.type == "cuda")]
-    augmented = aug_transforms(**recipe.augment) if recipe.augment is not None else []
+    augmented = augmentations(**recipe.augment) if recipe.augment is not None else []
     loaders = []
     for data, training in ((split.train, True), (split.valid, False)):
         size = min(recipe.batch_size, len(data)) if training else 2 * recipe.batch_size

@@ -33,10 +33,9 @@ from covidlab.predictions import Predictions
 
 from .learners import _weights_hash
 from .loaders import loader_for
-from .recipe import PROFILES
+from .recipe import PROFILES, TRAINABLE
 from .reproducible import set_seed
 
-TRAINABLE = ("all", "head", "all but batch norm")
 HEADS = ("Maxpool", "Maxpool-Weighted", "BiLSTM", "BiLSTM-Weighted")
 
 

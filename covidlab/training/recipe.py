@@ -14,6 +14,7 @@ OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("constant", "one_cycle", "step")
 LOSSES = ("cross_entropy", "dice", "cross_entropy+dice")
 PROFILES = ("smoke", "fast", "paper")
+TRAINABLE = ("all", "head", "all but batch norm")
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class Recipe:
     schedule, steps, gamma : "constant", "one_cycle" (rising to `lr`, then down), or "step" (× gamma
         at each epoch in `steps`).
     epochs, folds : length of a training; folds of the paper's cross-validation.
-    augment : arguments for fastai's `aug_transforms`; None for none.
+    augment : arguments for `augmentations`, fastai's `aug_transforms` and more; None for none.
     class_weights : weigh the loss by the inverse frequency of the classes in training.
     monitor : what the best epoch is chosen by, "valid_loss" or a metric's name.
+    trainable : which part of the network learns, "all", "head" or "all but batch norm" (see
+        `train_only`); the others stay as the weights it starts from.
     laptop : fields that `.fast()` replaces; not part of the recipe's identity.
     """
 
@@ -71,6 +74,7 @@ class Recipe:
     loss: str = "cross_entropy"
     static_attention: bool = False
     monitor: str = "valid_loss"
+    trainable: str = "all"
     laptop: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self):
@@ -81,6 +85,7 @@ class Recipe:
             "channels": (1, 3),
             "fit": ("squash", "pad", "crop"),
             "loss": LOSSES,
+            "trainable": TRAINABLE,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -147,6 +152,8 @@ class Recipe:
         silent = {"name", "source", "folds"}
         if not self.masks:  # as it was before there were masks
             silent |= {"masks", "loss", "static_attention"}
+        if self.trainable == "all":  # as it was before anything could be frozen
+            silent |= {"trainable"}
         content = {k: v for k, v in self.asdict().items() if k not in silent}
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -156,6 +163,31 @@ class Recipe:
         mine, others = self.asdict(), other.asdict()
         return {k: (v, others[k]) for k, v in mine.items() if v != others[k]}
 
+
+# What Khan et al. compare (Tables 2, 3, 5 and 6), by their names in `models`.
+KHAN_NETWORKS = (
+    "CoV-CTNet",
+    "VGG16",
+    "VGG19",
+    "GoogLeNet",
+    "Inception-V3",
+    "ResNet-18",
+    "ResNet-50",
+    "DenseNet-201",
+    "ShuffleNet",
+    "Xception",
+)
+KHAN_SEGMENTERS = (
+    "CoV-RASeg",
+    "SegNet",
+    "U-SegNet",
+    "U-Net",
+    "VGG16",
+    "VGG19",
+    "FCN-8",
+    "deeplabv3_1",
+    "deeplabv3_2",
+)
 
 KHAN_SCREENING = Recipe(
     name="Khan screening",
@@ -211,4 +243,67 @@ KHAN_SEGMENTATION = Recipe(
         # left–right flips alone
         "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
     },
+)
+
+# Garg et al. 2021, Section III.B. Not in the text: what the shear of 0.2 is (here the shift of a
+# row by its height), that every image is changed, and what fills the corners (black).
+_GARG_AUGMENT = {
+    "max_rotate": 25.0,
+    "max_shift": 20 / 224,
+    "min_zoom": 0.8,
+    "max_zoom": 1.2,
+    "max_shear": 0.2,
+    "brightness": (0.8, 1.2),
+    "max_lighting": 0.0,
+    "max_warp": 0.0,
+    "p_affine": 1.0,
+    "pad_mode": "zeros",
+}
+_GARG_LAPTOP = {
+    "options": {"backbone": "resnet18", "hidden": 256},
+    "pretrained": False,
+    "size": 64,
+    "channels": 1,
+    "batch_size": 16,
+    "augment": {"max_rotate": 8.0, "max_zoom": 1.1, "max_lighting": 0.1, "max_warp": 0.0},
+    "monitor": "valid_loss",  # of few patients, accuracy would choose whoever names the commonest
+}
+
+GARG_FIRST_SOURCE = Recipe(
+    name="Garg, first source",
+    source="Garg et al. 2021, Sections III.A.1, III.B and III.C.1",
+    network="Multi-scale ResNet-50",
+    pretrained=True,
+    size=224,
+    channels=3,
+    enhance="body",
+    batch_size=64,
+    optimiser="adam",
+    lr=1e-3,
+    epochs=10,
+    augment=_GARG_AUGMENT,
+    class_weights=True,
+    monitor="accuracy",
+    laptop=_GARG_LAPTOP | {"lr": 1.5e-3, "schedule": "one_cycle", "epochs": 12},
+)
+GARG_LAST_LAYERS = GARG_FIRST_SOURCE.but(
+    name="Garg, second source, last layers",
+    source="Garg et al. 2021, Sections III.A.2, III.B and III.C.1",
+    pretrained=False,  # it starts from the step before
+    enhance="body, twice as bright",
+    trainable="head",
+    lr=1e-4,
+    laptop=_GARG_LAPTOP | {"lr": 1e-3, "epochs": 3},
+)
+GARG_FINE_TUNING = GARG_LAST_LAYERS.but(
+    name="Garg, second source, all layers",
+    trainable="all but batch norm",
+    lr=1e-5,
+    laptop=_GARG_LAPTOP | {"lr": 3e-4, "epochs": 4},
+)
+# The learning rate of this step is not in the text: that of the step before.
+GARG_SELF_TRAINING = GARG_FINE_TUNING.but(
+    name="Garg, slices found by the model",
+    epochs=25,
+    laptop=_GARG_LAPTOP | {"lr": 3e-4, "epochs": 4},
 )
