@@ -6,6 +6,8 @@ NB      ?=
 FORCE   ?=
 DATASET ?=
 SEED    ?=
+# of the classroom: make classroom OPTIONS="--large --port 9000"
+OPTIONS ?=
 # test workers, one thread each
 JOBS    ?= 2
 
@@ -16,13 +18,14 @@ export GOMP_SPINCOUNT ?= 10000
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit lab lint format bench realism clean distclean
+.PHONY: help run test unit browser lab classroom lint format bench realism clean distclean
 
 help:
 	@echo "make run    execute the notebooks, write build/$(PROFILE)/index.html   (NB=01 one, FORCE=1 again,"
 	@echo "            PROFILE=smoke|fast|paper, DATASET=id-or-folder, SEED=n)"
 	@echo "make test   run every test, the notebooks among them    make unit  without the notebooks"
-	@echo "make lab    open the notebooks in JupyterLab"
+	@echo "make browser  only the tests in a real browser (Chromium; pictures in build/browser/)"
+	@echo "make lab    open the notebooks in JupyterLab    make classroom  the widgets as pages, for a class"
 	@echo "make lint   check the style        make format   mend it"
 	@echo "make bench  run the benchmarks     make realism  phantoms beside real sets (an hour or two)"
 	@echo "make clean  remove build/ (distclean: .venv/ too)"
@@ -47,19 +50,25 @@ run: $(VENV)/.run
 	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEED),--seed $(SEED))
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 unit: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not notebooks"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not notebooks"
+
+browser: $(VENV)/.test
+	OMP_NUM_THREADS=1 COVIDLAB_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m browser tests/browser
 
 lab: $(VENV)/.run
 	$(BIN)/jupyter lab notebooks
 
+classroom: $(VENV)/.run
+	@$(BIN)/covidlab classroom --open $(OPTIONS)
+
 lint: $(VENV)/.test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --extra-keys metadata.papermill --verify notebooks/*.ipynb
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/nbstripout --extra-keys metadata.papermill --verify notebooks/*.ipynb notebooks/classroom/*.ipynb
 
 format: $(VENV)/.test
-	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --extra-keys metadata.papermill notebooks/*.ipynb
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --extra-keys metadata.papermill notebooks/*.ipynb notebooks/classroom/*.ipynb
 
 bench: $(VENV)/.run
 	for b in phantom training_overhead; do $(BIN)/python benchmarks/$$b.py || exit 1; done

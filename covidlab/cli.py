@@ -15,6 +15,7 @@ WIDEST = 40  # characters of a cell in a table
 
 def main(argv=None) -> int:
     """Runs one command; returns 0 when all is well, 1 when a check found something, 2 on an error."""
+    from .classroom import add_classroom
     from .workbook import add_run
 
     parser = argparse.ArgumentParser(
@@ -22,7 +23,8 @@ def main(argv=None) -> int:
         description="A workbook on COVID-19 in chest CT and X-ray. Research and teaching only.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (add_data, add_run):  # each sets `func`, which takes the arguments, returns the code
+    # each sets `func`, which takes the arguments, returns the code
+    for add in (add_data, add_run, add_classroom):
         add(commands)
     args = parser.parse_args(argv)
     try:
