@@ -1,4 +1,4 @@
-"""How fast the widgets answer, measured in Chromium as a visitor sees it, beside what is promised.
+"""How fast the widgets answer, measured in Chromium as a visitor sees it, beside the targets.
 
 Slider to picture is from the slider's event to the canvas redrawn, 512 × 512 pixels, worked out in
 the browser and, with post-processing, in Python; first paint is from the widget's start to its
@@ -96,7 +96,7 @@ def in_browser(points: int, repeats: int):
             box.check()
         page.wait_for_function("document.querySelector('[data-test=picture]').dataset.steps !== ''")
         times = page.evaluate(SLIDE, [values, True])
-        tell("the same with all post-processing", "ms", times, "none")
+        tell("the same with all post-processing", "ms", times)
 
         firsts = []
         for _ in range(5):
@@ -112,7 +112,7 @@ def in_browser(points: int, repeats: int):
         for k in range(4 * repeats):
             page.mouse.move(x + 2 * (k % 40), y + k % 30)
         page.mouse.up()
-        tell(f"frame of a pan, {points:,} points", "ms", page.evaluate("window.frames_"), "none")
+        tell(f"frame of a pan, {points:,} points", "ms", page.evaluate("window.frames_"))
         browser.close()
 
 
@@ -128,10 +128,11 @@ def umap(n: int):
         tell(f"UMAP of {n:,} × 512, {name}", "s", [time.perf_counter() - begun], "30 s")
 
 
-def tell(what: str, unit: str, times, promised: str):
+def tell(what: str, unit: str, times, target: str = ""):
     times = np.asarray(times, float)
     spread = f", slowest of {len(times)} {times.max():.1f}" if len(times) > 1 else ""
-    print(f"{what}: {np.median(times):.1f} {unit}{spread}; promised {promised}", flush=True)
+    beside = f"; target {target}" if target else ""
+    print(f"{what}: {np.median(times):.1f} {unit}{spread}{beside}", flush=True)
 
 
 @contextmanager

@@ -47,11 +47,12 @@ def prepare(
 
     Parameters
     ----------
-    dataset : an id of the catalogue, a folder or a CSV, with a positive class and infection masks.
+    dataset : an id of the catalogue, a folder or a CSV, with two classes or more and infection
+        masks of the positive one.
     profile : "fast", a minute or two on two cores; "smoke", one epoch on few patients.
     show : takes each line of progress.
 
-    Raises ValueError for a dataset without a positive class or without infection masks.
+    Raises ValueError for a dataset of one class or without infection masks of the positive one.
     """
     from covidlab import datasets
 
@@ -63,10 +64,10 @@ def prepare(
     data = datasets.load(dataset, profile=profile, seed=seed, **drawn)
     masked = (data.frame["infection_mask"] != "").to_numpy()
     infected = (data.frame["label"] == data.card.positive).to_numpy() & masked
-    if not infected.any():
+    if not infected.any() or data.frame["label"].nunique() < 2:
         raise ValueError(
-            f"dataset={dataset!r} has no infection masks for a positive class: take phantom-ct, or "
-            "add the column infection_mask to its manifest"
+            f"dataset={dataset!r} has no infection masks for a positive class, or no other class: "
+            "take phantom-ct, or add what is missing (a column infection_mask) to its manifest"
         )
     _prepare_screening(folder, data, profile, seed, show)
     _prepare_masks(folder, data.where(infected), profile, seed, show)
@@ -298,9 +299,10 @@ def _smaller(recipe, changes):
 
 def _trained(split, recipe, seed, show):
     from covidlab import training
+    from covidlab.training.learners import run_folder
 
     learn = training.learner(training.dataloaders(split, recipe, seed=seed, progress=False))
-    if (training.learners.run_folder(learn) / "record.json").is_file():
+    if (run_folder(learn) / "record.json").is_file():
         show("trained before")
     else:
         seconds = recipe.epochs * training.estimate(learn)

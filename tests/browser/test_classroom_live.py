@@ -19,6 +19,31 @@ HARM = "<img src=x onerror='window.harmed=1'>"
 SCRIPT = "<script>window.harmed=1</script>"
 FONT_SIZE = "e => parseFloat(getComputedStyle(e).fontSize)"
 
+# Asks a page's process to run code, then, to know that it has had its turn, what it is; the kinds
+# of answers.
+RUN_CODE = """async (kernel) => {
+  const socket = new WebSocket(`ws://${location.host}/api/kernels/${kernel}/channels`);
+  await new Promise((resolve) => { socket.onopen = resolve; });
+  const ask = (kind, content) => socket.send(JSON.stringify({
+    channel: "shell", content, metadata: {}, parent_header: {}, buffers: [],
+    header: { msg_id: kind, msg_type: kind, session: "visitor", username: "", version: "5.3" },
+  }));
+  const answers = [];
+  ask("execute_request", { code: "print(6 * 7)", silent: false });
+  ask("kernel_info_request", {});
+  await new Promise((resolve) => {
+    socket.onmessage = ({ data }) => {
+      if (typeof data !== "string") return;
+      const { channel, msg_type, parent_header } = JSON.parse(data);
+      if (parent_header.session !== "visitor" || msg_type === "status") return;
+      answers.push(msg_type);
+      if (channel === "shell" && parent_header.msg_id === "kernel_info_request") resolve();
+    };
+  });
+  socket.close();
+  return answers;
+}"""
+
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
@@ -88,6 +113,7 @@ def test_feature_space_maps_and_names_that_mean_harm(classroom, visitor):
 
     kernel = json.loads(page.locator("#jupyter-config-data").text_content())["kernelId"]
     assert page.request.get(f"{classroom}api/kernels/{kernel}").ok
+    assert page.evaluate(RUN_CODE, kernel) == ["kernel_info_reply"], "a visitor can run code"
     page.get_by_role("link", name="All pages").click()
     until = time.monotonic() + PATIENCE
     while page.request.get(f"{classroom}api/kernels/{kernel}").status != 404:

@@ -583,8 +583,8 @@ def test_recorded_tables_are_fractions_with_their_provenance():
         assert (table["n"] > 0).all()
         for low in [c for c in table if c.endswith(" low")]:
             value, high = table[low.removesuffix(" low")], table[low.replace(" low", " high")]
-            assert value.between(-1, 1).all(), (name, low)
-            known = table[low].notna()
+            assert value.dropna().between(-1, 1).all(), (name, low)
+            known = table[low].notna()  # no MCC where a network gave one answer for all
             assert (table[low] <= high)[known].all(), (name, low)
 
 
