@@ -43,8 +43,10 @@ def own(tmp_path_factory):
 def prepared(own, tmp_path_factory):
     """What the pages of that dataset load, and what was said while it was made, twice over."""
     folders, said = [tmp_path_factory.mktemp("room") for _ in range(2)], [[], []]
-    for folder, lines in zip(folders, said, strict=True):
-        classroom.prepare(folder, str(own), "smoke", show=lines.append)
+    with pytest.MonkeyPatch.context() as records_of_its_own:
+        records_of_its_own.setenv("COVIDLAB_RUNS", str(tmp_path_factory.mktemp("runs")))
+        for folder, lines in zip(folders, said, strict=True):
+            classroom.prepare(folder, str(own), "smoke", show=lines.append)
     return folders, said
 
 

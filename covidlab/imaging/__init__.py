@@ -1,4 +1,4 @@
-"""Image → image, mask → mask: wavelets, size, scale, what befalls pictures, refinement of masks."""
+"""Image → image, mask → mask: wavelets, size, scale, corruption, refinement, bright regions."""
 
 from functools import partial
 
@@ -19,18 +19,23 @@ from .refine import (
     require_area,
     within,
 )
+from .regions import ALOM_LUNG, REGION_PARAMETERS, Regions, find_regions, plot_regions
 from .wavelet import idwt_enhance, two_level
 
 ENHANCEMENTS = {
     "none": None,
+    "stretch": stretch,
     "idwt": idwt_enhance,
     "body": keep_body,
     "body, twice as bright": partial(keep_body, brightness=2.0),
 }
 
 __all__ = [
+    "ALOM_LUNG",
     "CORRUPTIONS",
     "ENHANCEMENTS",
+    "REGION_PARAMETERS",
+    "Regions",
     "Resampled",
     "TAHIR_INFECTION",
     "TAHIR_LUNG",
@@ -40,10 +45,12 @@ __all__ = [
     "corrupt",
     "dilate",
     "fill_holes",
+    "find_regions",
     "idwt_enhance",
     "keep_body",
     "largest",
     "open_",
+    "plot_regions",
     "refine",
     "remove_small",
     "require_area",

@@ -8,6 +8,8 @@ _HOME = {
     "EncoderDecoder": "segnet",
     "USegNet": "segnet",
     "FCN8": "fcn",
+    "IRRCNN": "irrcnn",
+    "NablaN": "nabla_n",
     "MultiScaleResNet50": "multiscale_resnet",
     "MaxPoolHead": "patient_heads",
     "BiLSTMHead": "patient_heads",

@@ -7,7 +7,9 @@ from torch import nn
 from .cov_ctnet import CoVCTNet
 from .cov_raseg import CoVRASeg
 from .fcn import FCN8
+from .irrcnn import IRRCNN
 from .multiscale_resnet import MultiScaleResNet50
+from .nabla_n import NablaN
 from .pretrained import fetching, load_in_order, torchvision_state
 from .segnet import VGG16, VGG19, EncoderDecoder, USegNet
 
@@ -126,6 +128,7 @@ NETWORKS = {
         "shufflenet_v2_x1_0", "ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1", "conv1.0"
     ),
     "Xception": _timm("legacy_xception.tf_in1k"),
+    "IRRCNN": _ours(IRRCNN),  # Alom et al.
     "Multi-scale ResNet-50": MultiScaleResNet50,  # Garg et al.
 }
 
@@ -149,6 +152,7 @@ SEGMENTERS = {
     "FCN-8": _fcn8,
     "deeplabv3_1": _smp("DeepLabV3", "resnet18"),
     "deeplabv3_2": _smp("DeepLabV3", "resnet50"),
+    "NABLA-3": _ours(NablaN),  # Alom et al.
 }
 
 
@@ -187,7 +191,7 @@ def smallest(name: str) -> int:
 def create_segmenter(
     name: str, in_channels: int = 1, n_classes: int = 2, pretrained: bool = False, **options
 ) -> nn.Module:
-    """A segmenter by its name in Khan et al., Tables 5 and 6 (a key of `SEGMENTERS`).
+    """A segmenter by its name in the papers, as Khan et al., Tables 5 and 6 (a key of `SEGMENTERS`).
 
     (N, C, H, W) → (N, n_classes, H, W) logits, at 304×304 as in the paper and at other sizes:
 
@@ -203,6 +207,7 @@ def create_segmenter(
     FCN-8        `FCN8`, VGG-16                         width, fc, dropout       from 32
     deeplabv3_1  smp's DeepLabV3 on ResNet-18           those of smp.DeepLabV3   multiples of 8
     deeplabv3_2  smp's DeepLabV3 on ResNet-50           those of smp.DeepLabV3   multiples of 8
+    NABLA-3      `NablaN` (Alom et al. 2020)            n, widths, t             multiples of 32
     ===========  =====================================  =======================  ===========
 
     Table 5 writes VGG-16, VGG-19, Deeplabv3_1 and _2 for the same rows. The paper does not say what

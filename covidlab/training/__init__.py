@@ -3,6 +3,10 @@
 from importlib import import_module
 
 from .recipe import (
+    ALOM_CT,
+    ALOM_SEG_CT,
+    ALOM_SEG_XRAY,
+    ALOM_XRAY,
     GARG_FINE_TUNING,
     GARG_FIRST_SOURCE,
     GARG_LAST_LAYERS,
@@ -41,6 +45,10 @@ _HOME = {
     "train_only": "patients",
 }
 __all__ = [
+    "ALOM_CT",
+    "ALOM_SEG_CT",
+    "ALOM_SEG_XRAY",
+    "ALOM_XRAY",
     "GARG_FINE_TUNING",
     "GARG_FIRST_SOURCE",
     "GARG_LAST_LAYERS",

@@ -132,10 +132,11 @@ def dataloaders(split: Split, recipe: Recipe, seed: int = 0, progress: bool = Tr
     augmented = augmentations(**recipe.augment) if recipe.augment is not None else []
     loaders = []
     for data, training in ((split.train, True), (split.valid, False)):
-        size = min(recipe.batch_size, len(data)) if training else 2 * recipe.batch_size
+        items = _items(prepared, data, recipe, training)
+        size = min(recipe.batch_size, len(items)) if training else 2 * recipe.batch_size
         loaders.append(
             ArrayDL(
-                _items(prepared, data, recipe, training),
+                items,
                 bs=size,
                 shuffle=training,
                 # a last batch of one image has no variance for batch normalisation
@@ -166,7 +167,17 @@ def _items(prepared: Prepared, data: Dataset, recipe: Recipe, training: bool) ->
     rows, labels = prepared.rows(data), (data.targets, data.classes)
     if recipe.masks:  # labels play no part
         labels = (np.zeros(len(data), int), recipe.regions)
+    if training and recipe.oversample:
+        shown = _equally_often(data.targets)
+        rows, labels = rows[shown], (data.targets[shown], data.classes)
     return ArrayItems(prepared, rows, *labels, recipe.channels, training)
+
+
+def _equally_often(targets: np.ndarray) -> np.ndarray:
+    """Positions in which each class comes as often as the commonest, its items in turn."""
+    counts = np.bincount(targets)
+    shown = [np.resize(np.flatnonzero(targets == c), counts.max()) for c in np.flatnonzero(counts)]
+    return np.concatenate(shown)
 
 
 def _statistics(prepared: Prepared, data: Dataset) -> tuple[float, float]:

@@ -43,6 +43,8 @@ class Recipe:
     epochs, folds : length of a training; folds of the paper's cross-validation.
     augment : arguments for `augmentations`, fastai's `aug_transforms` and more; None for none.
     class_weights : weigh the loss by the inverse frequency of the classes in training.
+    oversample : show the images of rarer classes again in each epoch, until every class is seen as
+        often as the commonest; what differs in the repeats is what `augment` does to them.
     monitor : what the best epoch is chosen by, "valid_loss" or a metric's name.
     trainable : which part of the network learns, "all", "head" or "all but batch norm" (see
         `train_only`); the others stay as the weights it starts from.
@@ -70,6 +72,7 @@ class Recipe:
     folds: int = 5
     augment: Mapping[str, Any] | None = None
     class_weights: bool = False
+    oversample: bool = False
     masks: tuple[str, ...] = ()
     loss: str = "cross_entropy"
     static_attention: bool = False
@@ -107,8 +110,10 @@ class Recipe:
             wrong = f"masks={self.masks!r} must be a tuple of columns: ({self.masks!r},)"
         elif not self.masks and (self.loss != "cross_entropy" or self.static_attention):
             wrong = f"loss={self.loss!r} and static_attention are for masks: name their columns"
-        elif self.masks and self.class_weights:
-            wrong = "class_weights count labels: for masks set static_attention"
+        elif self.masks and (self.class_weights or self.oversample):
+            wrong = "class_weights and oversample count labels: for masks set static_attention"
+        elif self.class_weights and self.oversample:
+            wrong = "class_weights and oversample would count the rarer classes twice"
         elif self.static_attention and "cross_entropy" not in self.loss:
             wrong = f"static_attention weighs the cross-entropy, which loss={self.loss!r} has not"
         elif len(set(self.masks)) < len(self.masks):
@@ -154,6 +159,8 @@ class Recipe:
             silent |= {"masks", "loss", "static_attention"}
         if self.trainable == "all":  # as it was before anything could be frozen
             silent |= {"trainable"}
+        if not self.oversample:  # as it was before anything could be shown twice
+            silent |= {"oversample"}
         content = {k: v for k, v in self.asdict().items() if k not in silent}
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -307,3 +314,62 @@ GARG_SELF_TRAINING = GARG_FINE_TUNING.but(
     epochs=25,
     laptop=_GARG_LAPTOP | {"lr": 3e-4, "epochs": 4},
 )
+
+# Alom et al. 2020. Section 4.2 has "class specific data augmentation" against the imbalance and does
+# not say which: here flips, small turns and zooms, and the rarer class shown again.
+_ALOM_AUGMENT = {"max_rotate": 10.0, "max_zoom": 1.1, "max_lighting": 0.1, "max_warp": 0.0}
+
+ALOM_XRAY = Recipe(
+    name="Alom, COVID-Det X-ray",
+    source="Alom et al. 2020, Sections 3, 4.2 and 4.3",
+    network="IRRCNN",
+    size=128,
+    channels=3,
+    batch_size=32,
+    optimiser="adam",
+    lr=1e-3,
+    schedule="step",
+    steps=(25, 50),
+    epochs=75,
+    augment=_ALOM_AUGMENT,
+    oversample=True,
+    laptop={
+        "options": {"width": 16},
+        "size": 64,
+        "channels": 1,
+        "batch_size": 16,
+        "lr": 2e-3,
+        "schedule": "one_cycle",
+        "steps": (),
+        "epochs": 8,
+    },
+)
+# "Trained with same parameters", but 150 epochs and batches of 16; 192 pixels are in Section 4.2.
+# The text calls this the "classification model (COVID-Seg_CT)": Det is meant.
+ALOM_CT = ALOM_XRAY.but(name="Alom, COVID-Det CT", size=192, batch_size=16, epochs=150)
+
+# How long is not in the text: as long as the detection.
+ALOM_SEG_XRAY = Recipe(
+    name="Alom, COVID-Seg X-ray",
+    source="Alom et al. 2020, Sections 3, 4.2 and 4.3",
+    network="NABLA-3",
+    masks=("lung_mask",),
+    loss="dice",
+    size=192,
+    channels=3,
+    enhance="stretch",
+    batch_size=8,
+    optimiser="adam",
+    lr=3e-4,
+    epochs=75,
+    laptop={
+        "options": {"widths": (4, 8, 16, 32, 64, 128)},
+        "size": 96,
+        "channels": 1,
+        "batch_size": 4,
+        "lr": 5e-3,
+        "schedule": "one_cycle",
+        "epochs": 10,
+    },
+)
+ALOM_SEG_CT = ALOM_SEG_XRAY.but(name="Alom, COVID-Seg CT", size=256, channels=1)

@@ -39,6 +39,7 @@ NARROW = {
     "CoV-CTNet": {"widths": (4, 4, 4, 4)},
     "VGG16": {"mlp_ratio": 1 / 64},
     "VGG19": {"mlp_ratio": 1 / 64},
+    "IRRCNN": {"width": 8},
 }
 NARROW_SEGMENTERS = {
     "CoV-RASeg": {"width": 4},
@@ -48,6 +49,7 @@ NARROW_SEGMENTERS = {
     "VGG19": {"width": 4},
     "FCN-8": {"width": 4, "fc": 64},
     "U-Net": {"decoder_channels": (32, 16, 8, 8, 8)},
+    "NABLA-3": {"widths": (2, 4, 4, 8, 8, 8)},
 }
 RAW = {"relu": False, "normalise": "none"}
 
@@ -337,8 +339,10 @@ EXPECTED = {
     "DenseNet-201": "features",
     "ShuffleNet": "conv5",
     "Xception": "act4",
+    "IRRCNN": "features.16",
 }
 EXPECTED_SEGMENTERS = {
+    "NABLA-3": "encoder.5",
     "CoV-RASeg": "decoders.0",
     "SegNet": "decoder.0",
     "U-SegNet": "below",

@@ -83,6 +83,7 @@ COUNTS = {  # at 1 channel and 2 classes
     "DenseNet-201": 18_090_498,
     "ShuffleNet": 1_255_222,
     "Xception": 20_810_474,
+    "IRRCNN": 33_739_986,
     "Multi-scale ResNet-50": 27_174_850,
 }
 

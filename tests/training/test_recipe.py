@@ -5,7 +5,14 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from covidlab.training import KHAN_SCREENING, Recipe
+from covidlab.training import (
+    ALOM_CT,
+    ALOM_SEG_CT,
+    ALOM_SEG_XRAY,
+    ALOM_XRAY,
+    KHAN_SCREENING,
+    Recipe,
+)
 
 
 def test_khan_is_as_the_paper_says():
@@ -13,6 +20,16 @@ def test_khan_is_as_the_paper_says():
     r = KHAN_SCREENING.at("paper")
     assert (r.optimiser, r.lr, r.momentum, r.batch_size, r.epochs) == ("sgd", 0.001, 0.95, 8, 30)
     assert (r.size, r.channels, r.folds, r.enhance, r.schedule) == (82, 1, 5, "idwt", "constant")
+
+
+def test_alom_is_as_the_paper_says():
+    """Section 4.3: Adam, 1e-3 ÷ 10 every 25 of 75 epochs, batch 32; CT: 150 epochs, batch 16."""
+    xray, ct, seg, seg_ct = ALOM_XRAY, ALOM_CT, ALOM_SEG_XRAY, ALOM_SEG_CT
+    assert (xray.optimiser, xray.lr, xray.batch_size, xray.size) == ("adam", 1e-3, 32, 128)
+    assert (xray.epochs, xray.schedule, xray.steps, xray.gamma) == (75, "step", (25, 50), 0.1)
+    assert (ct.epochs, ct.batch_size, ct.size, ct.lr) == (150, 16, 192, 1e-3)
+    assert (seg.size, seg.channels, seg.loss, seg.lr) == (192, 3, "dice", 3e-4)
+    assert (seg_ct.size, seg_ct.channels, seg_ct.batch_size) == (256, 1, 8)
 
 
 def test_profiles():

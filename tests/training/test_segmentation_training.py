@@ -123,6 +123,7 @@ def test_masks_leave_the_hash_of_classification_alone():
         {"loss": "iou"},
         {"loss": "dice", "static_attention": True},
         {"class_weights": True},
+        {"oversample": True},
     ],
 )
 def test_recipes_that_cannot_be(wrong):

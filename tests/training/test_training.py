@@ -309,6 +309,26 @@ def test_class_weights_are_inverse_frequencies(data):
     np.testing.assert_allclose(learn.loss_func.func.weight.numpy(), 25 / (2 * counts), rtol=1e-6)
 
 
+def test_rarer_classes_are_shown_again_until_all_are_seen_as_often(data):
+    train = data.where(np.r_[0:20, 33:40])
+    counts = np.bincount(train.targets)  # of other sizes, and one no multiple of the other
+    parts = Split(train, data.where([25, 26]), data.where([27, 28]), "by hand")
+    dls = training.dataloaders(
+        parts, RECIPE.but(oversample=True, batch_size=2 * counts.max()), progress=False
+    )
+    images, labels = next(iter(dls.train))
+    assert np.bincount(labels.numpy()).tolist() == [counts.max()] * 2
+    seen = images.flatten(1).unique(dim=0, return_counts=True)[1]
+    assert len(seen) == len(train)  # every image at least once
+    most, least = counts.max(), counts.min()
+    assert sorted(seen.tolist()) == sorted(
+        [1] * most + [most // least + (i < most % least) for i in range(least)]
+    )
+    assert len(dls.valid.dataset) == 2
+    with pytest.raises(ValueError, match="oversample"):
+        RECIPE.but(oversample=True, class_weights=True)
+
+
 # fastai's image tensors predate NumPy 2's `copy` keyword; matplotlib only passes the news on
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_size_too_small_for_the_network_is_refused_before_training(parts):
