@@ -1,11 +1,13 @@
-"""Screen, then segment: Khan's two stages as one."""
+"""One network after the other: segments of any image, and Khan's screening before them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
+from covidlab import imaging
 from covidlab.predictions import MaskPredictions, Predictions
 
 
@@ -47,15 +49,12 @@ class ScreenThenSegment:
 
     def __call__(self, image: np.ndarray, lung: np.ndarray | None = None) -> Finding:
         """One image (H, W) in [0, 1], perhaps with its lung mask (H, W) bool."""
-        from covidlab import imaging
-
         classes = self.screener.dls.split.train.classes
-        chances = _probabilities(self.screener, image)
+        (chances,) = _probabilities(self.screener, [image])
         probability = float(chances[classes.index(self.positive)])
         mask = np.zeros(image.shape, bool)
         if probability >= self.threshold:
-            small = _probabilities(self.segmenter, image).argmax(0) == self.region
-            mask = imaging.resize_mask(small, image.shape)
+            (mask,) = segment(self.segmenter, [image], self.region)
             label = self.positive
         else:
             others = [i for i, c in enumerate(classes) if c != self.positive]
@@ -88,22 +87,56 @@ class ScreenThenSegment:
         return screened, masks
 
 
-def _probabilities(learn, image) -> np.ndarray:
-    """What a learner says of one image, prepared as its recipe says: (C,) or (C, S, S)."""
+def segment(learn, images, region: int = 1) -> list[np.ndarray]:
+    """What a trained segmenter outlines in images that need no masks of their own.
+
+    Parameters
+    ----------
+    learn : Learner whose recipe names masks; `region` is the class of it that is asked for.
+    images : a `Dataset`, or images (H, W) in [0, 1], which may differ in size. Each is prepared as
+        the recipe says.
+
+    Returns one (H, W) bool mask an image, at its own size. Raises ValueError for a learner without
+    masks or without that region, a recipe that does not squash, images that are not (H, W) in [0, 1].
+    """
+    recipe = learn.recipe
+    if not 0 <= region < len(recipe.regions):
+        raise ValueError(f"region={region}: the segmenter's regions are {recipe.regions}")
+    if recipe.fit != "squash":
+        raise ValueError(f"fit={recipe.fit!r}: only a squashed image can be laid back on its own")
+    if hasattr(images, "frame"):
+        images = map(images.image, range(len(images)))
+    masks = []
+    for some in _batches(images, 2 * recipe.batch_size):
+        for image, chances in zip(some, _probabilities(learn, some), strict=True):
+            masks.append(imaging.resize_mask(chances.argmax(0) == region, image.shape))
+    return masks
+
+
+def _batches(images, size):
+    images = iter(images)
+    while some := list(islice(images, size)):
+        yield some
+
+
+def _probabilities(learn, images) -> np.ndarray:
+    """What a learner says of some images, prepared as its recipe says: (N, C) or (N, C, S, S)."""
     import torch
 
-    from covidlab import imaging
     from covidlab.training.loaders import GreyImage
 
-    recipe = learn.recipe
-    image = np.asarray(image, np.float32)
-    if image.ndim != 2 or not (0.0 <= image.min() and image.max() <= 1.0):
-        raise ValueError(f"image must be (H, W) in [0, 1], got {image.shape}")
-    enhance = imaging.ENHANCEMENTS[recipe.enhance]
-    ready = imaging.resize(enhance(image) if enhance else image, recipe.size, recipe.fit)
-    x = torch.from_numpy(np.clip(ready, 0, 1))[None, None].expand(-1, recipe.channels, -1, -1)
+    ready = np.stack([_prepared(np.asarray(image, np.float32), learn.recipe) for image in images])
+    x = torch.from_numpy(ready)[:, None].expand(-1, learn.recipe.channels, -1, -1)
     (x,) = learn.dls.valid.after_batch((GreyImage(x.to(learn.dls.device)),))
     learn.model.eval()
     with torch.no_grad():
         logits = learn.model(x.as_subclass(torch.Tensor))
-    return logits.float().softmax(1)[0].cpu().numpy()
+    return logits.float().softmax(1).cpu().numpy()
+
+
+def _prepared(image, recipe) -> np.ndarray:
+    if image.ndim != 2 or not (0.0 <= image.min() and image.max() <= 1.0):
+        raise ValueError(f"image must be (H, W) in [0, 1], got {image.shape}")
+    enhance = imaging.ENHANCEMENTS[recipe.enhance]
+    image = imaging.resize(enhance(image) if enhance else image, recipe.size, recipe.fit)
+    return np.clip(image, 0, 1)

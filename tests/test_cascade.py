@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from covidlab import datasets, training
-from covidlab.cascade import ScreenThenSegment
+from covidlab.cascade import ScreenThenSegment, segment
 from covidlab.imaging import resize_mask
 
 
@@ -63,8 +63,29 @@ def test_what_is_screened_negative_is_not_segmented(stages):
     assert finding.infected_fraction == 0
 
 
+def test_segments_of_images_without_masks_are_those_of_predict(stages):
+    _, segmenter, data = stages
+    expected = training.predict(segmenter, data).predicted
+    bare = data.where(np.arange(len(data)) < 9)  # more than a batch, and a rest
+    bare = datasets.Dataset(bare.frame.drop(columns="infection_mask"), bare.root, bare.card)
+    found = segment(segmenter, bare)
+    for mask, small in zip(found, expected, strict=False):
+        assert mask.shape == (64, 64) and mask.dtype == bool
+        assert np.mean(mask == resize_mask(small == 1, 64)) > 0.999
+    wide = np.pad(data.image(0), ((0, 0), (0, 32)))
+    one, two = segment(segmenter, [data.image(0), wide])
+    assert one.shape == (64, 64) and two.shape == (64, 96)
+    np.testing.assert_array_equal(one, found[0])
+    everywhere = segment(segmenter, [wide], region=0)[0] ^ two
+    assert everywhere.mean() > 0.99  # background and infection leave nothing over but rounding
+
+
 def test_clear_errors(stages):
     screener, segmenter, data = stages
+    with pytest.raises(ValueError, match="region"):
+        segment(segmenter, data, region=2)
+    with pytest.raises(ValueError, match="region"):
+        segment(screener, data)
     with pytest.raises(ValueError, match="threshold"):
         ScreenThenSegment(screener, segmenter, 1.5)
     with pytest.raises(ValueError, match="screener"):

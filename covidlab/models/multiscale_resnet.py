@@ -27,6 +27,8 @@ class MultiScaleResNet50(nn.Module):
     ----------
     pretrained : ImageNet weights of timm for the backbone, as in the paper; the head is drawn anew.
     backbone : any timm network with five stages; "resnet18" for a laptop.
+    widths : channels of stages 2 to 5, for a narrower ResNet of timm; None for the usual ones, with
+        which alone pretrained weights fit.
     stages : of 2 to 5, those that are used; (5,) is the plain network, for comparison.
     pool : "avg" or "max", over the image.
     hidden : length of the features that a patient's slices are known by.
@@ -42,6 +44,7 @@ class MultiScaleResNet50(nn.Module):
         n_classes: int = 3,
         pretrained: bool = False,
         backbone: str = "resnet50.a1_in1k",
+        widths: tuple[int, int, int, int] | None = None,
         stages: tuple[int, ...] = (3, 4, 5),
         pool: str = "avg",
         hidden: int = 1024,
@@ -54,6 +57,10 @@ class MultiScaleResNet50(nn.Module):
             raise ValueError(f"pool={pool!r} must be one of {', '.join(POOLS)}")
         if not stages or not set(stages) <= {2, 3, 4, 5}:
             raise ValueError(f"stages={stages!r} must be some of 2, 3, 4, 5")
+        if widths is not None and (len(widths) != 4 or pretrained):
+            raise ValueError(
+                f"widths={widths!r} must be four numbers, and pretrained weights fit the usual alone"
+            )
         with fetching(f"timm {backbone}"):
             self.backbone = timm.create_model(
                 backbone,
@@ -61,6 +68,7 @@ class MultiScaleResNet50(nn.Module):
                 in_chans=in_channels,
                 features_only=True,
                 out_indices=[stage - 1 for stage in sorted(stages)],
+                **({} if widths is None else {"channels": tuple(widths)}),
             )
         self.pool = nn.Sequential(POOLS[pool](1), nn.Flatten())
         self.head = nn.Sequential(
