@@ -1,6 +1,12 @@
 """Model and images → what the network looks at: maps, whether to believe them, feature spaces."""
 
-from .faithfulness import Faithfulness, insertion_deletion, randomisation_check
+from .faithfulness import (
+    Faithfulness,
+    forgetting,
+    insertion_deletion,
+    randomisation_check,
+    similarity,
+)
 from .feature_space import (
     continuity,
     embed,
@@ -18,6 +24,7 @@ __all__ = [
     "continuity",
     "embed",
     "features",
+    "forgetting",
     "heat_share",
     "insertion_deletion",
     "layers",
@@ -29,5 +36,6 @@ __all__ = [
     "randomisation_check",
     "saliency",
     "show_maps",
+    "similarity",
     "trustworthiness",
 ]

@@ -167,23 +167,37 @@ def randomisation_check(
     asked["layer"] = _name(net, _default_layer(net, x) if layer is None else layer)
     trained = saliency(net, x, method, **asked, **options)
 
-    groups = _weighted(net, x[:1])[::-1]
+    table, stages = [], forgetting(net, x[:1], steps, seed)
+    with _bar(None, progress, "new weights", "layer") as bar:
+        for renewed, name, forgetful in stages:
+            again = saliency(forgetful, x, method, **asked, **options) if renewed else trained
+            table.append({"layer": name, "renewed": renewed, **similarity(trained, again)})
+            bar.update(1)
+    table = pd.DataFrame(table)
+    table.attrs["between_images"] = similarity(trained, np.roll(trained, 1, 0)) if n > 1 else None
+    return table
+
+
+def forgetting(net, x, steps: int | None = None, seed: int = 0):
+    """The network, then copies of it in which more and more layers, from the last, are new.
+
+    Yields (how many layers are new, the name of the one drawn last, network), first (0, "", a
+    copy as it was trained): what `randomisation_check` walks through, to look at each stage
+    oneself. It is one copy that changes on the way. `steps` and `seed` are as there, `x` a batch
+    (1, C, H, W) that shows which layers are used, and in what order.
+    """
+    import torch
+
+    groups = _weighted(net, x)[::-1]
     stages = min(steps or len(groups), len(groups))
     look = set(np.rint(np.linspace(0, len(groups), stages + 1)[1:]).astype(int))
-    random, generator = deepcopy(net), torch.Generator().manual_seed(seed)
-    table = [{"layer": "", "renewed": 0, **_similarity(trained, trained)}]
-    with _bar(len(look), progress, "new weights", "layer") as bar:
-        for renewed, group in enumerate(groups, 1):
-            for name in group:
-                _renew(random.get_submodule(name), generator)
-            if renewed in look:
-                again = saliency(random, x, method, **asked, **options)
-                stage = {"layer": group[0], "renewed": renewed}
-                table.append(stage | _similarity(trained, again))
-                bar.update(1)
-    table = pd.DataFrame(table)
-    table.attrs["between_images"] = _similarity(trained, np.roll(trained, 1, 0)) if n > 1 else None
-    return table
+    changed, generator = deepcopy(net), torch.Generator().manual_seed(seed)
+    yield 0, "", changed
+    for renewed, group in enumerate(groups, 1):
+        for name in group:
+            _renew(changed.get_submodule(name), generator)
+        if renewed in look:
+            yield renewed, group[0], changed
 
 
 def _order(heat, size, rng) -> np.ndarray:
@@ -280,8 +294,12 @@ def _renew(module, generator):
         module.reset_running_stats()
 
 
-def _similarity(ours, others) -> dict[str, float]:
-    """Means over the images of which neither map is constant, and how many these are."""
+def similarity(ours, others) -> dict[str, float]:
+    """How alike maps (N, H, W) are to others, pair by pair: `spearman`, `ssim` and `n`.
+
+    Rank correlation of the pixels and structural similarity, means over the `n` pairs of which
+    neither map is constant; NaN where there are none.
+    """
     from scipy.stats import spearmanr
     from skimage.metrics import structural_similarity
 

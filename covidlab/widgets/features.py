@@ -415,10 +415,11 @@ class FeatureExplorer(Background, Widget):
         An image that cannot be read has its error on the card.
         """
         with_maps = self.show_maps and self._heat is not None
+        ahead = self._heats_at_once(rows) if with_maps else {}
         cards, pictures, masks, heats = [], [], [], []
         for i, row in enumerate(rows):
             thumb = self._thumbnail(row)
-            heat, wrong = self._heat_of(row, thumb.shape) if with_maps else (b"", "")
+            heat, wrong = self._heat_of(row, thumb.shape, ahead) if with_maps else (b"", "")
             wrong = wrong or ("a map without any evidence" if heat and not any(heat) else "")
             pictures.append(thumb.image)
             masks.append(thumb.masks)
@@ -545,10 +546,20 @@ class FeatureExplorer(Background, Widget):
             out |= shown.astype(np.uint8) << bit
         return out.tobytes()
 
-    def _heat_of(self, row, shape) -> tuple[bytes, str]:
+    def _heats_at_once(self, rows) -> dict:
+        """Maps that are not there yet: a network makes many in little more time than one."""
+        missing = [row for row in rows if row not in self._heats]
+        if not hasattr(self._heat, "many") or len(missing) < 2:
+            return {}
+        try:
+            return dict(zip(missing, self._heat.many(missing), strict=True))
+        except Exception:  # one by one it shows which of them cannot be made
+            return {}
+
+    def _heat_of(self, row, shape, ahead) -> tuple[bytes, str]:
         if row not in self._heats:
             try:
-                heat = _unit(self._heat(row))
+                heat = _unit(ahead[row] if row in ahead else self._heat(row))
                 while len(self._heats) >= _KEPT:
                     self._heats.pop(next(iter(self._heats)))
                 self._heats[row] = grey_bytes(_fitted(resize(heat, shape)))
@@ -622,12 +633,21 @@ class _Seen:
         }
 
     def saliency(self, method):
+        """A function row → (H, W); its `many` makes the maps of several rows."""
         from covidlab.explain.maps import saliency
 
-        def one(row):
-            part, i = self._where(row)
-            return saliency(self.learn, self.datasets[part], method, rows=[i])[0]
+        def many(rows):
+            places, found = [self._where(row) for row in rows], {}
+            for part in sorted({part for part, _ in places}):
+                at = [i for p, i in places if p == part]
+                maps = saliency(self.learn, self.datasets[part], method, rows=at)
+                found |= {(part, i): each for i, each in zip(at, maps, strict=True)}
+            return [found[place] for place in places]
 
+        def one(row):
+            return many([row])[0]
+
+        one.many = many
         return one
 
 

@@ -21,10 +21,9 @@ from covidlab.datasets.manifest import MASKS, Dataset
 from covidlab.datasets.readers import SUFFIXES, ImageError, image_size, read_image
 from covidlab.explain.faithfulness import (
     Faithfulness,
-    _renew,
-    _similarity,
-    _weighted,
+    forgetting,
     insertion_deletion,
+    similarity,
 )
 from covidlab.explain.maps import (
     METHODS,
@@ -498,23 +497,21 @@ class MapViewer(Background, Widget):
             for row in self._others(asked):
                 tell(f"maps of other images, {METHODS[method]}")
                 others.append(self._map(replace(asked, row=row), method))
-            between[method] = _similarity([own] * len(others), others) if others else None
+            between[method] = similarity([own] * len(others), others) if others else None
         return Belief(self._class_name(asked), curves, check, stages, between, n_layers)
 
     def _randomised(self, asked, x, maps, tell) -> tuple[pd.DataFrame, dict[str, np.ndarray], int]:
         """As `explain.randomisation_check` for each method, and the maps that it compares."""
         table, stages = [], {method: [heat] for method, heat in maps.items()}
-        groups = _weighted(self._network.net, x)[::-1]
-        for renewed, random in _forgetting(self._network.net, groups, STAGES):
+        for renewed, layer, random in forgetting(self._network.net, x, STAGES):
             for method, trained in maps.items():
                 if renewed:
-                    tell(f"{METHODS[method]} with {renewed} of {len(groups)} layers new")
+                    tell(f"{METHODS[method]} with new weights from the last layer to {layer}")
                     again = self._network.saliency(x, self._options(asked, method), random)
                     stages[method].append(again)
-                stage = {"layer": groups[renewed - 1][0] if renewed else "", "renewed": renewed}
-                alike = _similarity([trained], [stages[method][-1]])
-                table.append({"method": method, **stage, **alike})
-        return pd.DataFrame(table), {m: np.stack(s) for m, s in stages.items()}, len(groups)
+                alike = similarity([trained], [stages[method][-1]])
+                table.append({"method": method, "layer": layer, "renewed": renewed, **alike})
+        return pd.DataFrame(table), {m: np.stack(s) for m, s in stages.items()}, renewed
 
     def _others(self, asked) -> list[int]:
         """Rows spread over the images, without the one at hand and uploads."""
@@ -842,20 +839,6 @@ class _Network:
 
     def saliency(self, x, options, net=None) -> np.ndarray:
         return saliency(self.as_learner if net is None else net, x, **options)[0]
-
-
-def _forgetting(net, groups, stages):
-    """How many layers are new, and the network then: trained, and at so many stages; seed 0."""
-    import torch
-
-    look = set(np.rint(np.linspace(0, len(groups), min(stages, len(groups)) + 1)).astype(int))
-    random, generator = deepcopy(net), torch.Generator().manual_seed(0)
-    yield 0, random
-    for renewed, group in enumerate(groups, 1):
-        for name in group:
-            _renew(random.get_submodule(name), generator)
-        if renewed in look:
-            yield renewed, random
 
 
 # ---- where images come from ----------------------------------------------------------------------

@@ -269,12 +269,12 @@ def test_similarity_is_the_rank_correlation_and_leaves_out_constant_maps():
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 2, 16, 16))
     a[1], b[1] = 0, rng.random((16, 16))
-    found = faithfulness._similarity(a, b)
+    found = faithfulness.similarity(a, b)
     ranks = [rankdata(m.ravel()) for m in (a[0], b[0])]
     assert found["n"] == 1 and found["spearman"] == pytest.approx(np.corrcoef(ranks)[0, 1])
-    assert faithfulness._similarity(a[:1], a[:1] ** 3)["spearman"] == pytest.approx(1)
-    assert faithfulness._similarity(a[:1], a[:1])["ssim"] == pytest.approx(1)
-    assert np.isnan(faithfulness._similarity(a[1:], b[1:])["ssim"])
+    assert faithfulness.similarity(a[:1], a[:1] ** 3)["spearman"] == pytest.approx(1)
+    assert faithfulness.similarity(a[:1], a[:1])["ssim"] == pytest.approx(1)
+    assert np.isnan(faithfulness.similarity(a[1:], b[1:])["ssim"])
 
 
 def test_between_images_compares_each_map_with_the_next_image_s():

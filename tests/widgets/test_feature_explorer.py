@@ -48,8 +48,8 @@ def codes(explorer):
     return np.frombuffer(explorer.colours, np.uint8)
 
 
-def pictures(shown):
-    return np.frombuffer(shown["images"], np.uint8).reshape(-1, shown["side"], shown["side"])
+def pictures(shown, kind="images"):
+    return np.frombuffer(shown[kind], np.uint8).reshape(-1, shown["side"], shown["side"])
 
 
 def test_the_points_of_the_page_are_those_of_embed_with_its_trustworthiness():
@@ -451,6 +451,13 @@ def test_a_trained_network_is_shown_as_it_sees(tmp_path):
     expected = Image.fromarray(seen[0].numpy()).resize((128, 128), Image.Resampling.BILINEAR)
     shown = pictures(explorer.gallery_shown)[0]
     np.testing.assert_allclose(shown, np.asarray(expected) * 255, atol=1)
+    rows = [row, 0, row + 1]  # of both parts, made at once; the page shows them in this order
+    explorer.show_maps = True
+    explorer.select_rows(rows)
+    one_by_one = FeatureExplorer.from_learner(learn, both, show_maps=True)
+    for r, shown in zip(rows, pictures(explorer.gallery_shown, "maps"), strict=True):
+        one_by_one.select_rows([r])
+        np.testing.assert_allclose(shown, pictures(one_by_one.gallery_shown, "maps")[0], atol=1)
     alone = FeatureExplorer.from_learner(learn, parts.test, maps=None)
     assert alone.part_names == [] and "part" not in alone.choices and not alone.has_maps
 
