@@ -55,7 +55,7 @@ def detection(args):
         split = datasets.official(datasets.load(SLICES))
         slices = trained(split, training.ALOM_CT.at(args.profile), seed, args)
         rows.append(scored("COVID-19 on CT", SLICES, slices, split.test))
-    write("alom_detection", rows)
+    write("alom_detection", rows, args.profile)
 
 
 def scored(task, dataset, learn, test):
@@ -100,7 +100,7 @@ def lungs(args):
     whole = joined(found)
     row = described("lungs on CT, 5 folds", LUNG_SLICES, learn, slices)
     rows.append(row | overlap(whole) | {"seconds": np.nan})
-    write("alom_lungs", rows)
+    write("alom_lungs", rows, args.profile)
 
 
 def folds(data, args):
@@ -138,7 +138,7 @@ def share(args):
     for learn, fold in folds(slices, args):
         masks |= dict(zip(fold.test.frame["image"], cascade.segment(learn, fold.test), strict=True))
     rows += agreements(slices, [masks[image] for image in slices.frame["image"]], "CT")
-    write("alom_share", rows)
+    write("alom_share", rows, args.profile)
 
 
 def agreements(data, found_lungs, modality):
@@ -163,8 +163,9 @@ def dice(a, b):
     return 2 * (a & b).sum() / (a.sum() + b.sum()) if a.any() or b.any() else np.nan
 
 
-def write(name, rows):
+def write(name, rows, profile):
     table = pd.DataFrame(rows).round(4)
+    table.insert(1, "profile", profile)
     print(table.to_string(index=False))
     table.to_csv(paths.data() / "recorded" / f"{name}.csv", index=False)
 

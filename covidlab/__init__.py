@@ -1,7 +1,7 @@
 """covidlab: the parts behind the notebooks. Research and teaching only, not for clinical use.
 
-The rooms (`datasets`, `imaging`, `models`, `training`, `evaluation`, `explain`, `appraisal`) load
-when first touched, so that `import covidlab` costs next to nothing.
+The rooms (`datasets`, `imaging`, `models`, `training`, `evaluation`, `explain`, `appraisal`,
+`ablation`) load when first touched, so that `import covidlab` costs next to nothing.
 """
 
 import os as _os
@@ -12,6 +12,7 @@ _os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 __all__ = [
+    "ablation",
     "appraisal",
     "datasets",
     "evaluation",

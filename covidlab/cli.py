@@ -11,6 +11,7 @@ import textwrap
 import warnings
 
 WIDEST = 40  # characters of a cell in a table
+CONNECT = "10s"  # how long a scheduler may take to answer
 
 
 def main(argv=None) -> int:
@@ -24,7 +25,7 @@ def main(argv=None) -> int:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     # each sets `func`, which takes the arguments, returns the code
-    for add in (add_data, add_run, add_classroom):
+    for add in (add_data, add_run, add_ablate, add_classroom):
         add(commands)
     args = parser.parse_args(argv)
     try:
@@ -75,6 +76,65 @@ def add_data(subparsers) -> None:
     one.add_argument("--to", metavar="FOLDER", help="where to (default: data/)")
     one.add_argument("--force", action="store_true", help="replace a dataset of that name")
     one.set_defaults(func=_import)
+
+
+def add_ablate(subparsers) -> None:
+    """Adds `covidlab ablate study.toml` to a command line."""
+    one = subparsers.add_parser("ablate", help="train what a study plans, and compare in pairs")
+    one.add_argument("study", metavar="STUDY.toml", help="see docs/ablation.md")
+    one.add_argument("--plan", action="store_true", help="show the planned runs, train nothing")
+    one.add_argument("--workers", type=int, default=2, help="processes here; 0: this one (2)")
+    one.add_argument("--threads", type=int, default=1, help="torch's threads in each (1)")
+    one.add_argument("--gpus", type=int, default=1, help="GPUs of one run (1)")
+    one.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster: tcp://host:8786")
+    one.add_argument("--metric", help="to compare by (default: roc_auc, or Dice)")
+    one.add_argument("--csv", metavar="FILE", help="write the table of runs")
+    one.set_defaults(func=_ablate)
+
+
+def _ablate(args) -> int:
+    from . import ablation
+
+    study = ablation.read(args.study)
+    plan = study.runs()
+    states = plan["state"].value_counts()
+    counts = ", ".join(f"{states.get(s, 0)} {s}" for s in ("done", "failed", "missing"))
+    print(f"{study.name}: {len(plan)} runs, {counts}; {study.folder}", flush=True)
+    if args.plan:
+        print(plan.to_string(index=False))
+        return 0
+    options = {"workers": args.workers, "threads": args.threads, "gpus": args.gpus}
+    client = _dask(args.scheduler) if args.scheduler else None
+    try:
+        executor = client.get_executor(pure=False) if client else None
+        table = study.run(executor, progress=sys.stderr.isatty(), **options)
+    finally:
+        if client:
+            client.close()
+    if args.csv:
+        table.to_csv(args.csv, index=False)
+    dice = [c for c in table if c.startswith("dice / ")]
+    metric = args.metric or ("roc_auc" if "roc_auc" in table or not dice else dice[-1])
+    shown = [*study.levels, "seed", "fold", "state", metric, "seconds", "error"]
+    print(table[[c for c in shown if c in table]].to_string(index=False, max_colwidth=60))
+    print(f"{table.attrs['tried']} runs tried, {table.attrs['failed']} failed")
+    try:
+        compared = ablation.compare(table, list(study.levels), metric)
+        print(f"\n{compared.drop(columns=['tried', 'failed']).round(3).to_string(index=False)}")
+    except ValueError as error:
+        print(f"nothing to compare: {error}")
+    return int(len(table) < len(plan) or (table["state"] == "failed").any())
+
+
+def _dask(address: str):
+    from importlib import import_module, util
+
+    if util.find_spec("distributed") is None:
+        raise ValueError('--scheduler needs dask: pip install "covidlab[cluster]"')
+    try:
+        return import_module("distributed").Client(address, timeout=CONNECT)
+    except OSError as error:
+        raise OSError(f"no dask scheduler at {address}: {error}") from error
 
 
 def _list(args) -> int:

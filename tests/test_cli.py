@@ -199,7 +199,7 @@ def test_an_import_lists_every_missing_file(tmp_path, capsys):
 
 def test_help_names_every_command(capsys):
     for command, words in (
-        ([], ("data", "run")),
+        ([], ("data", "run", "ablate")),
         (["data"], ("list", "show", "fetch", "check", "import")),
     ):
         with pytest.raises(SystemExit) as stopped:

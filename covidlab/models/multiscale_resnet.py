@@ -61,6 +61,9 @@ class MultiScaleResNet50(nn.Module):
             raise ValueError(
                 f"widths={widths!r} must be four numbers, and pretrained weights fit the usual alone"
             )
+        narrow = {}
+        if widths is not None:
+            narrow = {"channels": tuple(widths), "stem_width": widths[0] // 2}
         with fetching(f"timm {backbone}"):
             self.backbone = timm.create_model(
                 backbone,
@@ -68,7 +71,7 @@ class MultiScaleResNet50(nn.Module):
                 in_chans=in_channels,
                 features_only=True,
                 out_indices=[stage - 1 for stage in sorted(stages)],
-                **({} if widths is None else {"channels": tuple(widths)}),
+                **narrow,
             )
         self.pool = nn.Sequential(POOLS[pool](1), nn.Flatten())
         self.head = nn.Sequential(

@@ -346,6 +346,11 @@ def _loss(dls):
 def _class_weights(dls) -> torch.Tensor:
     """Inverse frequency in the training part, with mean 1 over its images."""
     counts = np.bincount(dls.split.train.targets, minlength=len(dls.vocab))
+    if not counts.all():
+        none = ", ".join(dls.vocab[i] for i in np.flatnonzero(counts == 0))
+        raise ValueError(
+            f"class_weights: no training image of {none}: add some, or `relabel` without it"
+        )
     return torch.tensor(
         counts.sum() / (len(counts) * counts), dtype=torch.float32, device=dls.device
     )

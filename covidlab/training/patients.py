@@ -115,6 +115,9 @@ class Bags:
     `frame` has patient_id, label, slices (their number) and what else of the manifest is the same
     for all slices of a patient. `features`: (T, D) float32 of each patient, T their slices, head
     first; `probabilities`: (T, C), what the slice network says of each slice.
+
+    Raises ValueError for a patient without slices, and features and probabilities of different
+    patients, slices or classes.
     """
 
     frame: pd.DataFrame = field(repr=False)
@@ -122,6 +125,24 @@ class Bags:
     probabilities: list[np.ndarray] = field(repr=False)
     classes: tuple[str, ...]
     positive: str | None = None
+
+    def __post_init__(self):
+        sizes = len(self.features), len(self.probabilities)
+        if sizes != (len(self.frame),) * 2:
+            raise ValueError(
+                f"{len(self.frame)} patients, but features of {sizes[0]} and probabilities of {sizes[1]}"
+            )
+        ids = self.frame["patient_id"]
+        for who, x, p in zip(ids, self.features, self.probabilities, strict=True):
+            if not len(x):
+                raise ValueError(
+                    f"patient {who} has no slices and cannot be judged: leave them out"
+                )
+            if p.shape != (len(x), len(self.classes)):
+                raise ValueError(
+                    f"patient {who}: {len(x)} slices with features, probabilities {p.shape} for "
+                    f"{len(self.classes)} classes: one row for each slice is needed"
+                )
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -158,20 +179,25 @@ def slice_bags(learn, dataset: Dataset, reuse: bool = True, progress: bool = Tru
     layer of the slice network, 1024 numbers; times the three probabilities, `weighted`, 3072.
     What was computed before for a patient with these weights and images is taken from the cache,
     so that what was interrupted goes on where it was. Slices are put in order by the column
-    `z_mm`, head first, where the manifest has it; else they stay in the order of its rows.
+    `z_mm`, head first, where the patient has it; else they stay in the order of the rows. Any
+    number of slices will do, one included: how far apart they lie is not looked at, so that a
+    missing one is not noticed (`datasets.read_volume` does). Images of other sizes are brought to
+    the recipe's.
 
-    `learn` is a Learner from `training.learner`. Raises ValueError for slices of unknown patient
-    and patients with several labels.
+    `learn` is a Learner from `training.learner`. Raises ValueError for slices of unknown patient,
+    patients with several labels, heights that some slices of a patient lack, and two slices of a
+    patient at one height, as two series or two orientations under one id give.
     """
     groups = _by_patient(dataset)
     items = loader_for(learn.dls, dataset).dataset
+    orders = [_head_first(dataset.frame.iloc[at]) for at in groups.values()]
     folder = paths.cache() / "slice features" / _network_key(learn)
-    rows, bags = groups.items(), []
+    rows, bags = list(zip(groups.values(), orders, strict=True)), []
     if progress:
         from tqdm.auto import tqdm
 
         rows = tqdm(rows, desc="features of patients", unit="patient")
-    for _, at in rows:
+    for at, order in rows:
         file = folder / f"{dataset.where(at).fingerprint()[:16]}.npy"
         if reuse and file.is_file():
             values = np.load(file)
@@ -179,7 +205,7 @@ def slice_bags(learn, dataset: Dataset, reuse: bool = True, progress: bool = Tru
             values = _slice_values(learn, items.iloc[at])
             with paths.replacing(file) as temporary, open(temporary, "wb") as out:
                 np.save(out, values)
-        bags.append(values[_head_first(dataset.frame.iloc[at])])
+        bags.append(values[order])
     n = len(dataset.classes)
     return Bags(
         frame=_patient_frame(dataset, groups),
@@ -219,9 +245,21 @@ def _patient_frame(dataset: Dataset, groups) -> pd.DataFrame:
 
 
 def _head_first(frame: pd.DataFrame) -> np.ndarray:
-    if "z_mm" not in frame:
+    """Positions of one patient's slices by falling `z_mm`; as they are where none has a height."""
+    if "z_mm" not in frame or (frame["z_mm"].fillna("").astype(str) == "").all():
         return np.arange(len(frame))
-    return np.argsort(-frame["z_mm"].astype(float).to_numpy(), kind="stable")
+    heights, who = pd.to_numeric(frame["z_mm"], errors="coerce"), frame["patient_id"].iloc[0]
+    if (lost := ~np.isfinite(heights)).any():
+        raise ValueError(
+            f"patient {who}: {lost.sum()} of {len(frame)} slices have no height in z_mm "
+            f"({frame['image'][lost].iloc[0]}): fill it in, or leave the column out and order the rows"
+        )
+    if (twice := heights.duplicated()).any():
+        raise ValueError(
+            f"patient {who}: two slices at {heights[twice].iloc[0]:g} mm "
+            f"({frame['image'][twice].iloc[0]} is one): keep one series of one orientation"
+        )
+    return np.argsort(-heights.to_numpy(), kind="stable")
 
 
 def _network_key(learn) -> str:
@@ -330,8 +368,8 @@ class PatientRecipe:
 
 GARG_PATIENTS = PatientRecipe(
     source="Garg et al. 2021, Sections III.C.2 and III.C.3",
-    # about as many steps with some 80 patients as the paper's 200 or so gave with batches of 64
-    laptop={"lstm": 64, "lstm_hidden": 128, "batch_size": 16, "folds": 3},
+    # about as many steps with some 130 patients as the paper's 200 or so gave with batches of 64
+    laptop={"lstm": 64, "lstm_hidden": 128, "batch_size": 32, "lr": 2e-3, "folds": 3},
 )
 
 

@@ -106,6 +106,19 @@ def test_what_cannot_be_is_refused(offline):
         MultiScaleResNet50(pretrained=True, backbone="resnet18.a1_in1k")
 
 
+def test_a_narrow_backbone_has_the_widths_asked_for():
+    wide = MultiScaleResNet50(1, backbone="resnet10t", hidden=8)
+    narrow = MultiScaleResNet50(1, backbone="resnet10t", hidden=8, widths=(24, 48, 96, 192))
+    assert narrow.backbone.feature_info.channels() == [48, 96, 192]
+    assert narrow.head[1].in_features == 48 + 96 + 192
+    assert narrow.backbone.feature_info.reduction() == wide.backbone.feature_info.reduction()
+    assert count_parameters(narrow) < count_parameters(wide) / 4
+    assert narrow(torch.zeros(2, 1, 64, 64)).shape == (2, 3)
+    for wrong in ({"widths": (8, 16)}, {"widths": (8, 16, 32, 64), "pretrained": True}):
+        with pytest.raises(ValueError, match="widths=.*four numbers"):
+            MultiScaleResNet50(1, backbone="resnet10t", **wrong)
+
+
 # ---- the patient heads -------------------------------------------------------------------------
 
 

@@ -204,6 +204,78 @@ def test_patients_must_be_known_and_of_one_label(slices):
         slice_bags(learn, Dataset(frame, data.root, data.card))
 
 
+def with_heights(data, patient, heights):
+    frame = data.frame.copy()
+    frame.loc[frame["patient_id"] == patient, "z_mm"] = heights
+    return Dataset(frame, data.root, data.card)
+
+
+def test_heights_that_cannot_be_are_refused_before_any_work(slices):
+    data, learn = slices
+    calls, handle = counted_calls(learn, after=0)
+    with pytest.raises(ValueError, match=r"p7: 1 of 4 slices have no height in z_mm \(7_.*png"):
+        slice_bags(learn, with_heights(data, "p7", ["40", "", "30", "20"]), progress=False)
+    with pytest.raises(ValueError, match="p7: 2 of 4 slices have no height"):
+        slice_bags(learn, with_heights(data, "p7", ["40", "top", "nan", "20"]), progress=False)
+    with pytest.raises(ValueError, match="p0: two slices at 40 mm .*one series of one orientation"):
+        slice_bags(learn, with_heights(data, "p0", ["40", "40.0"]), progress=False)
+    assert not calls
+    handle.remove()
+
+
+def test_without_heights_rows_are_the_order_and_a_missing_slice_is_just_missing(slices):
+    data, learn = slices
+    theirs = features(learn, data)
+    rows = np.flatnonzero(data.patients == "p8")
+    bags = slice_bags(learn, with_heights(data, "p8", ""), progress=False)
+    at = bags.frame["patient_id"].tolist().index("p8")
+    assert np.allclose(bags.features[at], theirs[rows], atol=1e-5)
+    fewer = data.where(data.frame["image"].to_numpy() != "8_2.png")
+    ordered = sorted(rows, key=lambda i: data.frame["image"][i])
+    bags = slice_bags(learn, fewer, progress=False)
+    at = bags.frame["patient_id"].tolist().index("p8")
+    assert np.allclose(bags.features[at], theirs[np.delete(ordered, 2)], atol=1e-5)
+
+
+def test_slices_of_other_sizes_are_brought_to_the_recipe_s(slices):
+    """A slice saved at three times its size, pixel by pixel, is the same slice."""
+    data, learn = slices
+    before = slice_bags(learn, data, reuse=False, progress=False)
+    path = data.root / "5_1.png"
+    small = np.asarray(Image.open(path))
+    Image.fromarray(np.kron(small, np.ones((3, 3), np.uint8))).save(path)
+    arrays._recent.clear()
+    mixed = Dataset(data.frame.copy(), data.root, data.card)
+    part = [mixed.where(np.isin(mixed.patients, ids)) for ids in (["p0", "p1"], ["p2"], ["p5"])]
+    dls = training.dataloaders(Split(*part, ""), RECIPE, progress=False)
+    assert dls.prepared.array.shape[1:] == (24, 24)
+    again = slice_bags(learn, mixed, reuse=False, progress=False)
+    at = again.frame["patient_id"].tolist().index("p5")
+    assert again.features[at].shape == before.features[at].shape
+    assert np.allclose(again.features[at], before.features[at], atol=0.05)
+
+
+def test_a_patient_of_one_slice_is_judged_and_of_none_refused():
+    train, valid = drawn(12, 30), drawn(6, 31, first=100)
+    one = Bags(
+        valid.frame, [f[:1] for f in valid.features], [p[:1] for p in valid.probabilities], CLASSES
+    )
+    model = fit_patients(train, valid, SMALL, progress=False)
+    alone = model.predict(one.where([3]))
+    for name, said in model.predict(one).items():
+        assert np.isfinite(said.probabilities).all()
+        assert np.allclose(said.probabilities[3], alone[name].probabilities[0], atol=1e-5)
+    none = [f[:0] if i == 2 else f for i, f in enumerate(valid.features)]
+    with pytest.raises(ValueError, match="patient 102 has no slices"):
+        Bags(valid.frame, none, valid.probabilities, CLASSES)
+    with pytest.raises(ValueError, match="6 patients, but features of 5 and probabilities of 6"):
+        Bags(valid.frame, valid.features[:5], valid.probabilities, CLASSES)
+    long = next(i for i, f in enumerate(valid.features) if len(f) > 1)
+    fewer = [p[:1] if i == long else p for i, p in enumerate(valid.probabilities)]
+    with pytest.raises(ValueError, match=f"patient {100 + long}: .* one row for each slice"):
+        Bags(valid.frame, valid.features, fewer, CLASSES)
+
+
 # ---- heads and ensemble ------------------------------------------------------------------------
 
 

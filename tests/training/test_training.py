@@ -307,6 +307,11 @@ def test_class_weights_are_inverse_frequencies(data):
     )
     counts = np.bincount(train.targets)
     np.testing.assert_allclose(learn.loss_func.func.weight.numpy(), 25 / (2 * counts), rtol=1e-6)
+    one_sided = Split(data.where(np.r_[0:20]), parts.valid, parts.test, "by hand")
+    with pytest.raises(ValueError, match="no training image of right"):
+        training.learner(
+            training.dataloaders(one_sided, RECIPE.but(class_weights=True), progress=False)
+        )
 
 
 def test_rarer_classes_are_shown_again_until_all_are_seen_as_often(data):
