@@ -91,7 +91,7 @@ def lungs(args):
     data = datasets.load(LUNG_XRAYS)
     for seed in args.seeds:
         split = datasets.split(data, seed=seed)
-        learn = trained(split, training.ALOM_SEG_XRAY.at(args.profile), seed, args)
+        learn = trained(split, longer(training.ALOM_SEG_XRAY, args), seed, args)
         found = training.predict(learn, split.test)
         rows.append(described("lungs on X-ray", LUNG_XRAYS, learn, split.test) | overlap(found))
     slices, found = datasets.load(LUNG_SLICES), []
@@ -106,6 +106,11 @@ def lungs(args):
 def folds(data, args):
     for split in datasets.kfold(data, 5, seed=0):
         yield trained(split, training.ALOM_SEG_CT.at(args.profile), 0, args), split
+
+
+def longer(recipe, args):
+    given = {"size": args.size, "epochs": args.epochs}
+    return recipe.at(args.profile).but(**{k: v for k, v in given.items() if v})
 
 
 def joined(parts):
@@ -129,7 +134,7 @@ def overlap(found):
 def share(args):
     """The percentage where the lungs are drawn, and where they were found, against drawn infection."""
     split = datasets.split(datasets.load(LUNG_XRAYS), seed=0)
-    learn = trained(split, training.ALOM_SEG_XRAY.at(args.profile), 0, args)
+    learn = trained(split, longer(training.ALOM_SEG_XRAY, args), 0, args)
     films = datasets.load(OUTLINED)
     films = films.where(films.frame["lung_mask"].ne("") & films.frame["infection_mask"].ne(""))
     rows = agreements(films, cascade.segment(learn, films), "X-ray")
@@ -177,6 +182,8 @@ def main():
     parser.add_argument("--profile", default="fast", choices=("smoke", "fast", "paper"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))
+    parser.add_argument("--size", type=int, help="of X-rays, for lungs and share")
+    parser.add_argument("--epochs", type=int, help="of the lungs on X-rays")
     args = parser.parse_args()
     tasks[args.task](args)
 
