@@ -90,7 +90,7 @@ def test_rooms_depend_from_left_to_right_only():
         "training": {"datasets", "imaging", "models"},
         "evaluation": set(),
         "explain": {"datasets", "imaging", "models", "training"},
-        "widgets": {"datasets", "evaluation", "explain", "imaging", "training"},
+        "widgets": {"ablation", "datasets", "evaluation", "explain", "imaging", "training"},
         "ablation": {"datasets", "evaluation", "imaging", "models", "training"},
         "appraisal": {"datasets", "evaluation", "imaging"},
     }

@@ -6,7 +6,9 @@ from .dicom import read_volume, write_dicom
 from .figures import pick, show_beside, show_images, show_planes, show_radiographs, show_slice
 from .importers import LAYOUTS, import_dataset
 from .manifest import Card, Dataset, DatasetError, Problem, read_manifest
+from .masked import PARTS, keep_lungs
 from .readers import ImageError, read_hu, read_image, read_mask
+from .selection import combine, select
 from .sites import SITES, Site, assign, association
 from .sources import catalogue, fetch, find, from_csv, from_folder, load
 from .splits import LeakageWarning, Split, has_official, kfold, official, split
@@ -18,6 +20,7 @@ __all__ = [
     "ImageError",
     "LAYOUTS",
     "LeakageWarning",
+    "PARTS",
     "Problem",
     "SITES",
     "Site",
@@ -26,12 +29,14 @@ __all__ = [
     "association",
     "catalogue",
     "check",
+    "combine",
     "fetch",
     "find",
     "from_csv",
     "from_folder",
     "has_official",
     "import_dataset",
+    "keep_lungs",
     "kfold",
     "load",
     "official",
@@ -43,6 +48,7 @@ __all__ = [
     "read_mask",
     "read_volume",
     "require",
+    "select",
     "show_beside",
     "show_images",
     "show_planes",

@@ -6,6 +6,7 @@ from .basic import resize, resize_mask, stretch
 from .body import Resampled, body_mask, keep_body, resample_slices, to_uint8
 from .corruption import CORRUPTIONS, corrupt
 from .refine import (
+    AHMED_REFINEMENT,
     TAHIR_INFECTION,
     TAHIR_LUNG,
     TAHIR_REFINEMENT,
@@ -31,6 +32,7 @@ ENHANCEMENTS = {
 }
 
 __all__ = [
+    "AHMED_REFINEMENT",
     "ALOM_LUNG",
     "CORRUPTIONS",
     "ENHANCEMENTS",

@@ -14,6 +14,7 @@ take. What lies outside the image is not known, and neither adds to a mask nor e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 
 import numpy as np
@@ -66,25 +67,37 @@ def require_area(mask: np.ndarray, pixels: float, size: int | None = None) -> np
 
 
 def dilate(
-    mask: np.ndarray, radius: int = 1, iterations: int = 1, element: str = "disk"
+    mask: np.ndarray,
+    radius: int = 1,
+    iterations: int = 1,
+    element: str = "disk",
+    size: int | None = None,
 ) -> np.ndarray:
     """Every pixel within the element of a pixel of the mask, `iterations` times over.
 
-    Ahmed et al. 2020, Section 3.2, dilates lung masks 8 times; the element is not given.
+    `size`: longer side of the image that `iterations` was meant for; on others it is scaled, to at
+    least once. Ahmed et al. 2020, Section 3.2, dilates lung masks 8 times; the element is not given.
     """
     from scipy.ndimage import binary_dilation
 
-    return binary_dilation(_checked(mask), _element(radius, element), _times(iterations))
+    times = _times(iterations, size, _checked(mask))
+    return binary_dilation(mask, _element(radius, element), times)
 
 
 def close(
-    mask: np.ndarray, radius: int = 1, iterations: int = 1, element: str = "disk"
+    mask: np.ndarray,
+    radius: int = 1,
+    iterations: int = 1,
+    element: str = "disk",
+    size: int | None = None,
 ) -> np.ndarray:
     """Dilates `iterations` times, then erodes as often: gaps too narrow for the element close.
 
     (Whole closings repeated would change nothing after the first; SciPy and OpenCV count so too.)
+    `size` as in `dilate`.
     """
-    return _erode(dilate(mask, radius, iterations, element), radius, iterations, element)
+    times = _times(iterations, size, _checked(mask))
+    return _erode(dilate(mask, radius, times, element), radius, times, element)
 
 
 def open_(
@@ -107,6 +120,13 @@ def within(mask: np.ndarray, lung: np.ndarray) -> np.ndarray:
 TAHIR_LUNG = {"fill holes": fill_holes, "remove small regions": remove_small}
 TAHIR_INFECTION = {"within the lung": within}
 TAHIR_REFINEMENT = TAHIR_LUNG | TAHIR_INFECTION
+
+# Ahmed et al. 2020, Section 3.2, for masks of 512 × 512. The element is not given: OpenCV's default.
+AHMED_REFINEMENT = {
+    "dilate 8 times": partial(dilate, iterations=8, element="square", size=512),
+    "close twice": partial(close, iterations=2, element="square", size=512),
+    "enough lung": partial(require_area, pixels=50_000, size=512),
+}
 
 
 def refine(
@@ -176,7 +196,11 @@ def _element(radius: int, element: str) -> np.ndarray:
     raise ValueError(f"element={element!r} must be disk or square")
 
 
-def _times(iterations: int) -> int:
+def _times(iterations: int, size: int | None = None, mask=None) -> int:
     if iterations < 1:  # SciPy would repeat until nothing changes
         raise ValueError(f"iterations={iterations} must be 1 or more")
-    return iterations
+    if size is None:
+        return iterations
+    if size < 1:
+        raise ValueError(f"size={size} must be 1 pixel or more")
+    return max(1, round(iterations * max(mask.shape) / size))

@@ -11,6 +11,8 @@ _HOME = {
     "IRRCNN": "irrcnn",
     "NablaN": "nabla_n",
     "MultiScaleResNet50": "multiscale_resnet",
+    "AhmedUNet": "ahmed_unet",
+    "HRNet": "hrnet",
     "MaxPoolHead": "patient_heads",
     "BiLSTMHead": "patient_heads",
     "NETWORKS": "zoo",

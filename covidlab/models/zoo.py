@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from .ahmed_unet import AhmedUNet
 from .cov_ctnet import CoVCTNet
 from .cov_raseg import CoVRASeg
 from .fcn import FCN8
+from .hrnet import HRNet
 from .irrcnn import IRRCNN
 from .multiscale_resnet import MultiScaleResNet50
 from .nabla_n import NablaN
@@ -130,6 +132,10 @@ NETWORKS = {
     "Xception": _timm("legacy_xception.tf_in1k"),
     "IRRCNN": _ours(IRRCNN),  # Alom et al.
     "Multi-scale ResNet-50": MultiScaleResNet50,  # Garg et al.
+    "HRNet": HRNet,  # Ahmed et al., as the three below
+    "ResNet-152": _timm("resnet152.a1_in1k"),
+    "DenseNet-121": _timm("densenet121.tv_in1k"),
+    "EfficientNet-B4": _timm("efficientnet_b4.ra2_in1k"),
 }
 
 _SMALLEST = {
@@ -137,6 +143,7 @@ _SMALLEST = {
     "VGG19": 32,
     "GoogLeNet": 15,
     "Inception-V3": 75,
+    "DenseNet-121": 29,
     "DenseNet-201": 29,
     "Xception": 7,
 }
@@ -153,6 +160,7 @@ SEGMENTERS = {
     "deeplabv3_1": _smp("DeepLabV3", "resnet18"),
     "deeplabv3_2": _smp("DeepLabV3", "resnet50"),
     "NABLA-3": _ours(NablaN),  # Alom et al.
+    "U-Net (Ahmed)": _ours(AhmedUNet),
 }
 
 
@@ -195,20 +203,21 @@ def create_segmenter(
 
     (N, C, H, W) → (N, n_classes, H, W) logits, at 304×304 as in the paper and at other sizes:
 
-    ===========  =====================================  =======================  ===========
-    name         network                                options                  sides
-    ===========  =====================================  =======================  ===========
-    CoV-RASeg    `CoVRASeg`, the paper's own            width, avg, merge        from 4
-    SegNet       `EncoderDecoder`, VGG-16, indices      width                    from 32
-    U-SegNet     `USegNet`                              width                    from 16
-    U-Net        smp's, with a ResNet-18 as encoder     those of smp.Unet        any
-    VGG16        `EncoderDecoder`, VGG-16, bilinear     width                    from 32
-    VGG19        `EncoderDecoder`, VGG-19, bilinear     width                    from 32
-    FCN-8        `FCN8`, VGG-16                         width, fc, dropout       from 32
-    deeplabv3_1  smp's DeepLabV3 on ResNet-18           those of smp.DeepLabV3   multiples of 8
-    deeplabv3_2  smp's DeepLabV3 on ResNet-50           those of smp.DeepLabV3   multiples of 8
-    NABLA-3      `NablaN` (Alom et al. 2020)            n, widths, t             multiples of 32
-    ===========  =====================================  =======================  ===========
+    =============  =====================================  =======================  ===============
+    name           network                                options                  sides
+    =============  =====================================  =======================  ===============
+    CoV-RASeg      `CoVRASeg`, the paper's own            width, avg, merge        from 4
+    SegNet         `EncoderDecoder`, VGG-16, indices      width                    from 32
+    U-SegNet       `USegNet`                              width                    from 16
+    U-Net          smp's, with a ResNet-18 as encoder     those of smp.Unet        any
+    VGG16          `EncoderDecoder`, VGG-16, bilinear     width                    from 32
+    VGG19          `EncoderDecoder`, VGG-19, bilinear     width                    from 32
+    FCN-8          `FCN8`, VGG-16                         width, fc, dropout       from 32
+    deeplabv3_1    smp's DeepLabV3 on ResNet-18           those of smp.DeepLabV3   multiples of 8
+    deeplabv3_2    smp's DeepLabV3 on ResNet-50           those of smp.DeepLabV3   multiples of 8
+    NABLA-3        `NablaN` (Alom et al. 2020)            n, widths, t             multiples of 32
+    U-Net (Ahmed)  `AhmedUNet` (Ahmed et al. 2020)        width                    multiples of 16
+    =============  =====================================  =======================  ===============
 
     Table 5 writes VGG-16, VGG-19, Deeplabv3_1 and _2 for the same rows. The paper does not say what
     sets its two DeepLabV3 apart: two depths of the encoder are our choice. Nor does it describe its

@@ -3,6 +3,9 @@
 from importlib import import_module
 
 from .recipe import (
+    AHMED_HRNET,
+    AHMED_LUNGS,
+    AHMED_NETWORKS,
     ALOM_CT,
     ALOM_SEG_CT,
     ALOM_SEG_XRAY,
@@ -28,6 +31,7 @@ _HOME = {
     "PatientModel": "patients",
     "PatientRecipe": "patients",
     "RegionDice": "losses",
+    "ahmed_augmentations": "augment_ahmed",
     "augmentations": "augment",
     "cross_validate": "folds",
     "dataloaders": "loaders",
@@ -41,10 +45,14 @@ _HOME = {
     "predict": "learners",
     "prepare": "arrays",
     "slice_bags": "patients",
+    "squared_dice": "losses",
     "static_attention": "losses",
     "train_only": "patients",
 }
 __all__ = [
+    "AHMED_HRNET",
+    "AHMED_LUNGS",
+    "AHMED_NETWORKS",
     "ALOM_CT",
     "ALOM_SEG_CT",
     "ALOM_SEG_XRAY",

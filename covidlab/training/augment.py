@@ -8,16 +8,25 @@ import torch
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import AffineCoordTfm, RandTransform, affine_mat, aug_transforms
 
+from .augment_ahmed import ahmed_augmentations
+
 
 def augmentations(
-    max_shift: float = 0.0, max_shear: float = 0.0, brightness=None, **options
+    max_shift: float = 0.0, max_shear: float = 0.0, brightness=None, ahmed=None, **options
 ) -> list:
     """Batch transforms: fastai's `aug_transforms(**options)`, shifts and shear joined to its own.
 
     `max_shift` is a share of the image's side, `max_shear` the shift of a row by its height (both
     drawn for each image, in both directions), `brightness` the least and greatest factor, as
     Garg et al. 2021 have it, Section III.B; fastai's `max_lighting` works on logits instead.
+
+    `ahmed`, arguments for `ahmed_augmentations`, stands for itself: with it nothing else is done,
+    and ValueError is raised where more is asked for.
     """
+    if ahmed is not None:
+        if options or max_shift or max_shear or brightness:
+            raise ValueError("`ahmed` is a paper's whole augmentation: give nothing beside it")
+        return ahmed_augmentations(**ahmed)
     own = []
     if max_shift or max_shear:
         own.append(AffineCoordTfm(aff_fs=partial(_shift_and_shear, max_shift, max_shear)))

@@ -14,7 +14,8 @@ class MaskLoss(nn.Module):
 
     Takes logits (N, C, H, W) and the classes of the pixels (N, H, W). The Dice loss is smp's: 1
     minus the Dice of the probabilities over the whole batch, mean over the regions (the background
-    left out), 0 for a region of which the batch has no pixel. `weight` (C,) weighs the pixels'
+    left out), 0 for a region of which the batch has no pixel. "squared_dice" is the same with the
+    probabilities squared in the denominator (see `squared_dice`). `weight` (C,) weighs the pixels'
     cross-entropy by their class. `reduction` "none" gives (N,), as fastai asks for.
     """
 
@@ -37,7 +38,9 @@ class MaskLoss(nn.Module):
         loss = logits.new_zeros(())
         if "cross_entropy" in self.kind:
             loss = loss + F.cross_entropy(logits, target, self.weight)
-        if "dice" in self.kind:
+        if self.kind == "squared_dice":
+            loss = loss + squared_dice(logits.softmax(1), target)
+        elif "dice" in self.kind:
             loss = loss + self.dice(logits, target)
         return loss
 
@@ -46,6 +49,20 @@ class MaskLoss(nn.Module):
 
     def decodes(self, logits):
         return logits.argmax(1)
+
+
+def squared_dice(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 − D with D = 2 Σ p·g / (Σ p² + Σ g²), the Dice loss of V-Net (Milletari et al. 2016).
+
+    Equation (1) of Ahmed et al. 2020. Takes probabilities (N, C, H, W) and the classes of the pixels
+    (N, H, W); the sums run over the whole batch, which the paper does not say, regions are averaged,
+    and an absent one counts, as in `MaskLoss`.
+    """
+    p = probabilities[:, 1:]
+    g = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1)[:, 1:].to(p.dtype)
+    pixels = (0, 2, 3)
+    dice = 2 * (p * g).sum(pixels) / (p.square() + g).sum(pixels).clamp_min(1e-7)
+    return ((1 - dice) * (g.sum(pixels) > 0)).mean()
 
 
 class RegionDice(DiceMulti):

@@ -12,7 +12,7 @@ from covidlab.imaging import ENHANCEMENTS
 
 OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("constant", "one_cycle", "step")
-LOSSES = ("cross_entropy", "dice", "cross_entropy+dice")
+LOSSES = ("cross_entropy", "dice", "cross_entropy+dice", "squared_dice")
 PROFILES = ("smoke", "fast", "paper")
 TRAINABLE = ("all", "head", "all but batch norm")
 
@@ -29,7 +29,8 @@ class Recipe:
     masks : columns of the manifest with the regions to find, such as ("infection_mask",); empty
         for classification by label. Class 0 is the background, class i the i-th column; where
         masks overlap, the later column wins.
-    loss : "cross_entropy" or, for masks, "dice" or "cross_entropy+dice" (their sum).
+    loss : "cross_entropy" or, for masks, "dice", "cross_entropy+dice" (their sum) or "squared_dice"
+        (see `losses.MaskLoss`).
     static_attention : weigh the pixels' cross-entropy by the rarity of their class in the training
         masks (Khan et al. 2020, Section 3.2.3; see `losses.static_attention`).
     pretrained : start from ImageNet weights.
@@ -379,3 +380,96 @@ ALOM_SEG_XRAY = Recipe(
     },
 )
 ALOM_SEG_CT = ALOM_SEG_XRAY.but(name="Alom, COVID-Seg CT", size=256, channels=1)
+
+# Ahmed et al. 2020. What Table 7 compares, by its names in `models`.
+AHMED_NETWORKS = ("ResNet-152", "DenseNet-121", "EfficientNet-B4", "HRNet")
+
+# Table 3. What its numbers measure is not said: see `training.ahmed_augmentations`.
+_AHMED_AUGMENT = {
+    "ahmed": {
+        "scale": (0.8, 1.1),
+        "max_rotate": 45.0,
+        "max_shear": 0.2,
+        "p_shear": 0.7,
+        "gamma": (0.5, 3.0),
+        "salt_pepper": 0.01,
+        "p_salt_pepper": 0.3,
+        "blur": 0.5,
+        "blur_kernel": 11,
+        "p_blur": 0.5,
+        "noise": 0.5,
+        "p_noise": 0.3,
+    }
+}
+
+# Not in the text: optimiser and batch size. Algorithm 1 augments the validation part too; here it
+# stays as it is, so that epochs can be compared.
+AHMED_LUNGS = Recipe(
+    name="Ahmed, lungs",
+    source="Ahmed et al. 2020, Sections 3.2, 3.3 and 4.2, Tables 3 and 4, equation 1",
+    network="U-Net (Ahmed)",
+    masks=("lung_mask",),
+    loss="squared_dice",
+    size=512,
+    channels=1,
+    batch_size=8,
+    optimiser="adam",
+    lr=5e-3,
+    epochs=25,
+    folds=10,
+    augment=_AHMED_AUGMENT,
+    laptop={
+        "options": {"width": 8},
+        "size": 96,
+        "batch_size": 4,
+        "lr": 3e-3,
+        "schedule": "one_cycle",
+        "epochs": 12,
+    },
+)
+# The steps of the learning rate lie beyond the last epoch, as in Table 5. Binary cross-entropy of
+# one output is cross-entropy of two. Not in the text: whether HRNet starts from ImageNet weights.
+AHMED_HRNET = Recipe(
+    name="Ahmed, COVID-19",
+    source="Ahmed et al. 2020, Sections 3.3, 3.4 and 4.3, Tables 3 and 5",
+    network="HRNet",
+    size=512,
+    channels=1,
+    batch_size=8,
+    optimiser="sgd",
+    lr=1e-2,
+    momentum=0.8,
+    weight_decay=1e-4,
+    schedule="step",
+    steps=(30, 60, 90),
+    gamma=0.1,
+    epochs=25,
+    folds=10,
+    augment=_AHMED_AUGMENT,
+    laptop={
+        "options": {
+            "backbone": "hrnet_w18_small.ms_in1k",
+            "hidden": (128,),
+            "dropout": 0.0,
+        },
+        "size": 64,
+        "batch_size": 16,
+        "optimiser": "adam",
+        "lr": 3e-3,
+        "momentum": 0.9,
+        "schedule": "one_cycle",
+        "steps": (),
+        "epochs": 12,
+        # twelve epochs on few patients are too few for turns of 45° and noise over everything
+        "augment": {
+            "ahmed": _AHMED_AUGMENT["ahmed"]
+            | {
+                "scale": (0.9, 1.05),
+                "max_rotate": 10.0,
+                "max_shear": 0.1,
+                "gamma": (0.7, 1.5),
+                "noise": 0.1,
+            }
+        },
+    },
+)

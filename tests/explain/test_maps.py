@@ -40,6 +40,7 @@ NARROW = {
     "VGG16": {"mlp_ratio": 1 / 64},
     "VGG19": {"mlp_ratio": 1 / 64},
     "IRRCNN": {"width": 8},
+    "HRNet": {"backbone": "hrnet_w18_small.ms_in1k"},
 }
 NARROW_SEGMENTERS = {
     "CoV-RASeg": {"width": 4},
@@ -50,6 +51,7 @@ NARROW_SEGMENTERS = {
     "FCN-8": {"width": 4, "fc": 64},
     "U-Net": {"decoder_channels": (32, 16, 8, 8, 8)},
     "NABLA-3": {"widths": (2, 4, 4, 8, 8, 8)},
+    "U-Net (Ahmed)": {"width": 4},
 }
 RAW = {"relu": False, "normalise": "none"}
 
@@ -340,8 +342,13 @@ EXPECTED = {
     "ShuffleNet": "conv5",
     "Xception": "act4",
     "IRRCNN": "features.16",
+    "HRNet": "backbone.final_layer",
+    "ResNet-152": "layer4",
+    "DenseNet-121": "features",
+    "EfficientNet-B4": "bn2",
 }
 EXPECTED_SEGMENTERS = {
+    "U-Net (Ahmed)": "encoder.4",
     "NABLA-3": "encoder.5",
     "CoV-RASeg": "decoders.0",
     "SegNet": "decoder.0",

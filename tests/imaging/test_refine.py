@@ -7,6 +7,7 @@ import pytest
 
 from covidlab import imaging
 from covidlab.imaging import (
+    AHMED_REFINEMENT,
     TAHIR_INFECTION,
     TAHIR_LUNG,
     TAHIR_REFINEMENT,
@@ -312,3 +313,55 @@ def test_errors_name_what_is_wrong():
     ):
         with pytest.raises(ValueError, match=named):
             wrong(mask)
+
+
+# ---- Ahmed --------------------------------------------------------------------------------------
+
+
+def square(size, side, at=None):
+    mask = np.zeros((size, size), bool)
+    start = (size - side) // 2 if at is None else at
+    mask[start : start + side, start : start + side] = True
+    return mask
+
+
+def test_ahmed_at_the_papers_size_is_a_block_of_8_all_around():
+    """8 dilations by 3×3 add 8 pixels to each side; a square has no gaps to close."""
+    lung = imaging.refine(square(512, 208), AHMED_REFINEMENT)  # 224² = 50,176 pixels
+    assert np.array_equal(lung, square(512, 224))
+    assert not imaging.refine(square(512, 207), AHMED_REFINEMENT).any()  # 223² = 49,729
+
+
+def test_ahmed_closes_what_is_up_to_four_apart():
+    """After 8 dilations a gap is 16 narrower; 2 more close what is left up to 4."""
+    mask = np.zeros((512, 512), bool)
+    mask[100:400, 100:200] = mask[100:400, 220:320] = True
+    assert imaging.refine(mask, AHMED_REFINEMENT)[250, 100:320].all()
+    wider = np.roll(mask[:, 210:], 1, axis=1)
+    apart = np.concatenate([mask[:, :210], wider], 1)
+    assert not imaging.refine(apart, AHMED_REFINEMENT)[250, 100:321].all()
+
+
+@pytest.mark.parametrize("size", [64, 256, 1024])
+def test_ahmed_means_the_same_at_other_sizes(size):
+    """Blocks of 512 pixels enlarged or shrunk: as many pixels around, as large a part to pass."""
+    scale = size / 512
+    for side, passes in ((208, True), (192, False)):
+        lung = imaging.refine(square(size, int(side * scale)), AHMED_REFINEMENT)
+        assert lung.any() == passes
+        assert not passes or np.array_equal(lung, square(size, int((side + 16) * scale)))
+
+
+def test_iterations_scale_with_the_longer_side_to_one_at_least():
+    dot = np.zeros((60, 120), bool)
+    dot[30, 60] = True
+    for meant_for, times in ((120, 4), (60, 8), (240, 2), (4800, 1)):
+        scaled = dilate(dot, iterations=4, element="square", size=meant_for)
+        assert scaled.sum() == (2 * times + 1) ** 2
+        gap = np.ones((60, 120), bool)
+        gap[:, 60 : 60 + 2 * times] = False
+        assert close(gap, iterations=4, element="square", size=meant_for).all()
+        gap[:, 60 + 2 * times] = False
+        assert not close(gap, iterations=4, element="square", size=meant_for).all()
+    with pytest.raises(ValueError, match="size=0"):
+        dilate(dot, size=0)

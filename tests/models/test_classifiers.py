@@ -85,6 +85,10 @@ COUNTS = {  # at 1 channel and 2 classes
     "Xception": 20_810_474,
     "IRRCNN": 33_739_986,
     "Multi-scale ResNet-50": 27_174_850,
+    "HRNet": 20_363_862,
+    "ResNet-152": 58_141_634,
+    "DenseNet-121": 6_949_634,
+    "EfficientNet-B4": 17_551_338,
 }
 
 

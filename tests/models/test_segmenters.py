@@ -20,6 +20,7 @@ COUNTS = {  # at 3 channels and 2 classes
     "deeplabv3_1": 15_899_202,
     "deeplabv3_2": 39_633_986,
     "NABLA-3": 19_191_458,
+    "U-Net (Ahmed)": 7_760_130,
 }
 SMALL = {
     "CoV-RASeg": {"width": 8},

@@ -5,7 +5,10 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from covidlab.evaluation import published
 from covidlab.training import (
+    AHMED_HRNET,
+    AHMED_LUNGS,
     ALOM_CT,
     ALOM_SEG_CT,
     ALOM_SEG_XRAY,
@@ -30,6 +33,24 @@ def test_alom_is_as_the_paper_says():
     assert (ct.epochs, ct.batch_size, ct.size, ct.lr) == (150, 16, 192, 1e-3)
     assert (seg.size, seg.channels, seg.loss, seg.lr) == (192, 3, "dice", 3e-4)
     assert (seg_ct.size, seg_ct.channels, seg_ct.batch_size) == (256, 1, 8)
+
+
+def test_ahmed_is_as_the_paper_says():
+    """Sections 4.2 and 4.3, Table 5, typed from it: and the steps that 25 epochs never reach."""
+    lungs, covid = AHMED_LUNGS, AHMED_HRNET
+    assert (lungs.lr, lungs.epochs, lungs.folds, lungs.loss) == (5e-3, 25, 10, "squared_dice")
+    assert (lungs.size, lungs.channels, lungs.options) == (512, 1, {})
+    assert (covid.optimiser, covid.lr, covid.momentum, covid.weight_decay) == (
+        "sgd",
+        0.01,
+        0.8,
+        1e-4,
+    )
+    assert (covid.batch_size, covid.epochs, covid.folds, covid.size) == (8, 25, 10, 512)
+    assert (covid.schedule, covid.steps, covid.gamma) == ("step", (30, 60, 90), 0.1)
+    assert min(covid.steps) > covid.epochs
+    said = published("ahmed", 5, numeric=False).set_index("Hyper-parameter")["Selected Value"]
+    assert said["Learning Rate Step"] == "30, 60, 90" and float(said["Weight Decay"]) == 1e-4
 
 
 def test_profiles():

@@ -12,7 +12,7 @@ from torch import nn
 from covidlab import models, training
 from covidlab.datasets import Card, Dataset, DatasetError, split
 from covidlab.training import arrays
-from covidlab.training.losses import MaskLoss, RegionDice, static_attention
+from covidlab.training.losses import MaskLoss, RegionDice, squared_dice, static_attention
 
 RECIPE = training.Recipe(
     name="tiny",
@@ -473,3 +473,65 @@ def test_fastais_views_show_masks(parts):
         seen.plot_top_losses(2)
     plt.close("all")
     assert list(losses) == sorted(losses, reverse=True)
+
+
+# ---- equation (1) of Ahmed ----------------------------------------------------------------------
+
+
+def maps(lung):
+    """(N, 2, H, W) probabilities of background and lung."""
+    lung = torch.tensor(lung)[None]
+    return torch.stack([1 - lung, lung], 1)
+
+
+def test_squared_dice_by_hand():
+    """p = 0.8, 0.5, 0.2, 0 and g = 1, 1, 0, 0: D = 2 · 1.3 / (0.64 + 0.25 + 0.04 + 2)."""
+    target = torch.tensor([[[1, 1], [0, 0]]])
+    p = maps([[0.8, 0.5], [0.2, 0.0]])
+    assert squared_dice(p, target).item() == pytest.approx(1 - 2.6 / 2.93)
+    plain = MaskLoss("dice")(p.clamp_min(1e-9).log(), target).item()
+    assert plain == pytest.approx(1 - 2.6 / 3.5, abs=1e-5)  # without squares
+    loss = MaskLoss("squared_dice")(p.clamp_min(1e-9).log(), target)
+    assert loss.item() == pytest.approx(1 - 2.6 / 2.93, abs=1e-5)
+
+
+def test_squared_dice_ends_at_0_and_1_and_averages_the_regions():
+    target = torch.tensor([[[0, 1], [2, 2]]])
+    right = torch.nn.functional.one_hot(target).movedim(-1, 1).float()
+    assert squared_dice(right, target).item() == 0
+    assert squared_dice(right.roll(1, 1), target).item() == 1
+    half = right.clone()
+    half[:, :, 0, 1] = torch.tensor([1.0, 0, 0])  # the only pixel of class 1 is missed
+    assert squared_dice(half, target).item() == 0.5
+
+
+def test_squared_dice_of_an_absent_region_is_nothing():
+    p = maps([[0.3, 0.4], [0.2, 0.1]]).requires_grad_()
+    loss = squared_dice(p, torch.zeros(1, 2, 2, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0 and p.grad.abs().max() == 0
+
+
+def test_squared_dice_sums_over_the_batch():
+    target = torch.tensor([[[1, 1]], [[0, 0]]])
+    p = torch.cat([maps([[1.0, 1.0]]), maps([[1.0, 0.0]])])
+    assert squared_dice(p, target).item() == pytest.approx(1 - 4 / 5)
+
+
+def test_ahmeds_recipe_runs_from_files_to_masks(parts):
+    """Network, loss and augmentation together: whole classes go in, the loss falls, masks come out."""
+    recipe = RECIPE.but(
+        network="U-Net (Ahmed)",
+        options={"width": 4},
+        loss="squared_dice",
+        augment=training.AHMED_LUNGS.augment,
+        lr=5e-3,
+        epochs=8,
+    )
+    x, y = loaders(parts, recipe).train.one_batch()
+    assert x.shape == (4, 1, 32, 32) and set(y.unique().tolist()) == {0, 1}
+    learn, record = fitted(parts, recipe)
+    losses = [row["valid_loss"] for row in record.history]
+    assert losses[-1] < 0.8 * losses[0]
+    found = training.predict(learn, parts.test)
+    assert found.probabilities.shape[1:] == (2, 32, 32)
