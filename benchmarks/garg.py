@@ -3,9 +3,11 @@
     python benchmarks/garg.py slices   [--dataset ct-covidct-ucsd] [--seeds 0] [--profile fast]
     python benchmarks/garg.py patients [--patients 100] [--slices 5] [--profile fast]
 
-`slices` trains the first step's recipe on the dataset's own split where it has one, and prints every
-metric of the test part with its interval. `patients` prints the seconds of four heads and ensemble,
-out-of-fold scores included, on drawn features of the length that the profile's network gives.
+`slices` trains the first step's recipe on the dataset's own split where it has one, with three scales
+and with the last alone, and writes what it measured to `data/recorded/garg_slices.csv`, which
+notebook 04 shows; finished trainings are taken from their run records. `patients` prints the seconds
+of four heads and ensemble, out-of-fold scores included, on drawn features of the length that the
+profile's network gives.
 """
 
 import argparse
@@ -19,30 +21,47 @@ import numpy as np
 import pandas as pd
 import torch
 
-from covidlab import datasets, evaluation, training
+from covidlab import datasets, evaluation, paths, training
 
+METRICS = ["accuracy", "recall", "specificity", "roc_auc"]
 CLASSES = ("Normal", "CAP", "COVID-19")
 
 
 def slices(args):
     data = datasets.load(args.dataset)
     recipe = training.GARG_FIRST_SOURCE.at(args.profile)
-    variants = {
-        f"stages {options['stages']}": recipe.but(options=recipe.options | options)
-        for options in ({"stages": (3, 4, 5)}, {"stages": (5,)})
-    }
+    scales = {"stages 3, 4, 5": (3, 4, 5), "stage 5 alone": (5,)}
+    rows = []
     for seed in args.seeds:
         published = datasets.has_official(data)
         split = datasets.official(data) if published else datasets.split(data, seed=seed)
         said = []
-        for name, one in variants.items():
+        for name, stages in scales.items():
+            one = recipe.but(options=recipe.options | {"stages": stages})
             learn = training.learner(training.dataloaders(split, one, seed=seed, progress=False))
             record = training.fit(learn, reuse=True, show_progress=False)
             said.append(training.predict(learn, split.test, name=name))
-            print(f"seed {seed}, {name}: {record.seconds:.0f} s, epoch {record.best_epoch} kept")
-            print(evaluation.report(said[-1], seed=seed).round(3).to_string(), "\n")
+            rows.append(described(record, said[-1], data) | bounds(said[-1], seed))
+            print(rows[-1], flush=True)
         change = evaluation.difference(*said, "roc_auc", seed=seed)
-        print(f"seed {seed}: ROC-AUC of three stages minus that of the last alone: {change}\n")
+        numbers = {"roc_auc": change.value, "roc_auc low": change.low, "roc_auc high": change.high}
+        rows.append(rows[-1] | dict.fromkeys(bounds(said[-1], seed)) | {"network": "difference"})
+        rows[-1] |= numbers
+    table = pd.DataFrame(rows).round(4)
+    table.insert(1, "profile", args.profile)
+    print(table.to_string(index=False))
+    table.to_csv(paths.data() / "recorded" / "garg_slices.csv", index=False)
+
+
+def described(record, found, data):
+    about = {"dataset": data.card.id, "network": found.name, "seed": record.seed}
+    about |= {"epochs": record.recipe["epochs"], "best epoch": record.best_epoch}
+    return about | {"n": len(found), "patients": found.frame["patient_id"].nunique()}
+
+
+def bounds(found, seed):
+    row = evaluation.compare([found], METRICS, seed=seed).iloc[0]
+    return {m + end: row[m + end] for m in METRICS for end in ("", " low", " high")}
 
 
 def drawn(n, slices_each, length, seed, first=0):
