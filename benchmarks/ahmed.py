@@ -40,6 +40,7 @@ VARIANTS = {  # name → part of the image, cropped to the lungs or not
     "all but box": ("all but box", False),
     "outline": ("outline", False),
 }
+FINEST = "backbone.incre_modules.0"  # of HRNet's four resolutions; the coarsest is 2×2 at 64 px
 METRICS = ["accuracy", "recall", "specificity", "roc_auc"]
 MASK_METRICS = ["image_dice", "dice", "iou"]
 
@@ -186,7 +187,8 @@ def folds(data, recipe, args):
 def heat(learn, test):
     """Of each image the share of the heat in its lungs, that of its area, and its patient."""
     masks = [test.mask(i, "lung_mask") for i in range(len(test))]
-    columns = {"heat in lungs": explain.heat_share(explain.saliency(learn, test), masks)}
+    maps = explain.saliency(learn, test, layer=FINEST)
+    columns = {"heat in lungs": explain.heat_share(maps, masks)}
     columns |= {"lungs of image": [m.mean() for m in masks], "patient": test.patients}
     return pd.DataFrame(columns).dropna()
 

@@ -24,6 +24,7 @@ from .claims import (
     printed,
     scan_sizes,
 )
+from .leakage import conflicts, copies, merged, show_pairs
 from .papers import appraise, claims_markdown, coverage, equations, screening_rows, write_claims
 from .realism import (
     Profile,
@@ -59,10 +60,12 @@ __all__ = [
     "body_region",
     "check_table",
     "claims_markdown",
-    "classifier_two_sample",
     "class_confusions",
     "class_sizes",
+    "classifier_two_sample",
+    "conflicts",
     "confusions",
+    "copies",
     "coverage",
     "dice_bounds",
     "distance_interval",
@@ -76,6 +79,7 @@ __all__ = [
     "lung_air",
     "matrices",
     "mcc_bounds",
+    "merged",
     "mmd",
     "other_readings",
     "plot_attainable",
@@ -86,6 +90,7 @@ __all__ = [
     "radial_spectrum",
     "scan_sizes",
     "screening_rows",
+    "show_pairs",
     "spectral_distance",
     "spectral_slope",
     "wasserstein",

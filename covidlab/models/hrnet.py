@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.functional import interpolate
 
+from .irrcnn import set_momentum
 from .pretrained import fetching
 
 MULTIPLE = 32
@@ -30,6 +31,7 @@ class HRNet(nn.Module):
     backbone : an HRNet of timm, such as "hrnet_w32.ms_in1k"; "hrnet_w18_small.ms_in1k" for a laptop.
     hidden : lengths of the fully connected layers before the last.
     dropout : after each of them.
+    bn_momentum : as in `IRRCNN`.
 
     Raises RuntimeError where pretrained weights cannot be had.
     """
@@ -42,6 +44,7 @@ class HRNet(nn.Module):
         backbone: str = "hrnet_w18.ms_in1k",
         hidden: tuple[int, ...] = (512, 128),
         dropout: float = 0.5,
+        bn_momentum: float | None = 0.1,
     ):
         import timm
 
@@ -50,6 +53,7 @@ class HRNet(nn.Module):
             self.backbone = timm.create_model(
                 backbone, pretrained=pretrained, in_chans=in_channels, num_classes=0
             )
+        set_momentum(self.backbone, bn_momentum)
         layers, length = [], self.backbone.num_features
         for size in hidden:
             layers += [nn.Linear(length, size), nn.ReLU(inplace=True), nn.Dropout(dropout)]

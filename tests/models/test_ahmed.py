@@ -141,6 +141,15 @@ def test_hrnet_is_timms_with_three_layers_behind(backbone, trunk):
     assert kinds == [nn.Linear, nn.ReLU, nn.Dropout] * 2 + [nn.Linear]
 
 
+def test_how_fast_batch_normalisation_follows():
+    def momenta(**options):
+        with torch.device("meta"):
+            net = models.HRNet(backbone="hrnet_w18_small.ms_in1k", **options)
+        return {m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)}
+
+    assert momenta() == {0.1} and momenta(bn_momentum=0.3) == {0.3}
+
+
 def test_hrnet_enlarges_what_its_resolutions_cannot_share():
     torch.manual_seed(0)
     net, seen = models.HRNet(backbone="hrnet_w18_small.ms_in1k").eval(), []
