@@ -71,7 +71,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --extra-keys metadata.papermill notebooks/*.ipynb notebooks/classroom/*.ipynb
 
 bench: $(VENV)/.run
-	for b in phantom training_overhead; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	$(BIN)/python benchmarks/phantom.py
+	$(BIN)/python benchmarks/models.py
+	for task in start study glue; do $(BIN)/python benchmarks/speed.py $$task || exit 1; done
 
 realism: $(VENV)/.run
 	$(BIN)/python benchmarks/realism.py --out build/realism

@@ -48,6 +48,71 @@ def share_by_lung(
     return {name: infected_share(infection, lung) for name, lung in lungs.items()}
 
 
+def split_lungs(lung: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(right, left) of a lung mask (H, W) bool: the patient's, so the right lung is the image's left.
+
+    A region that hangs together goes to the side of the middle where most of it lies; one with a
+    fifth or more on either side is cut there, as two lungs that run into each other. The middle is
+    that of the mask, or of the image where there is one region only, as one lung may be missing.
+    Tahir 2021, Section 3.2.2.3, does not say how the lungs were told apart.
+
+    Raises ValueError for what is no bool (H, W).
+    """
+    from scipy.ndimage import label
+
+    lung = np.asarray(lung)
+    if lung.dtype != bool or lung.ndim != 2:
+        raise ValueError(f"lung is {lung.dtype} {lung.shape}; a bool (H, W) mask is needed")
+    regions, n = label(lung, np.ones((3, 3)))
+    columns = np.flatnonzero(lung.any(0)) if n > 1 else np.arange(lung.shape[1])
+    side = np.arange(lung.shape[1]) < (columns[0] + columns[-1] + 1) / 2
+    right = np.zeros_like(lung)
+    for region in (regions == i for i in range(1, n + 1)):
+        part = region[:, side].sum() / region.sum()
+        right |= region & (side if 0.2 <= part <= 0.8 else part > 0.5)
+    return right, lung & ~right
+
+
+def plot_progress(images, lungs, infections, days=None):
+    """A patient followed over days: each X-ray with its infection, and the shares; the Figure.
+
+    Tahir 2021, Figure 12b. `images` (H, W) in [0, 1], `lungs` and `infections` (H, W) bool, one for
+    each of the `days` (numbers or names, by default 1, 2, …). Raises ValueError for other numbers.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    from covidlab._figures import subplots
+    from covidlab.datasets.figures import MASK_COLOURS
+
+    days = list(range(1, len(images) + 1)) if days is None else list(days)
+    if not len(images) == len(lungs) == len(infections) == len(days) > 0:
+        given = f"{len(images)} images, {len(lungs)} lungs, {len(infections)} infections"
+        raise ValueError(f"{given}, {len(days)} days: as many of each are needed, above 0")
+    shares = pd.DataFrame(
+        [share_by_lung(i, *split_lungs(m)) for i, m in zip(infections, lungs, strict=True)], days
+    )
+    n = len(days)
+    layout = [[f"{i}" for i in range(n)], ["chart"] * n]
+    figure, _ = subplots(figsize=(max(2.3 * n, 5), 5))
+    figure.clear()
+    axes = figure.subplot_mosaic(layout, height_ratios=(1.2, 1))
+    for i, day in enumerate(days):
+        ax = axes[f"{i}"]
+        ax.imshow(images[i], cmap="gray", vmin=0, vmax=1)
+        for mask, name in ((lungs[i], "lung_mask"), (infections[i], "infection_mask")):
+            if mask.any():
+                ax.contour(mask, [0.5], colors=MASK_COLOURS[name], linewidths=1)
+        ax.set_title(f"day {day}: {shares['both'].iloc[i]:.0%}", fontsize=9)
+        ax.set_axis_off()
+    for name, style in (("both", "-"), ("right", "--"), ("left", ":")):
+        axes["chart"].plot(range(n), shares[name], style, marker="o", color="#d55e00", label=name)
+    axes["chart"].set_xticks(range(n), days)
+    axes["chart"].yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes["chart"].set(xlabel="day", ylabel="infected part of the lung", ylim=(0, None))
+    axes["chart"].legend(fontsize=8)
+    return figure
+
+
 class VolumeShare(NamedTuple):
     """Infected part of the lung's volume in [0, 1], NaN without lung; and both volumes in ml."""
 

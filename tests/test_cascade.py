@@ -1,11 +1,19 @@
 """The two stages as one say what each says alone, and segment only what was screened positive."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from covidlab import datasets, training
-from covidlab.cascade import ScreenThenSegment, segment
+from covidlab import datasets, imaging, severity, training
+from covidlab.cascade import (
+    LocaliseAndQuantify,
+    ScreenThenSegment,
+    _probabilities,
+    segment,
+    within_lungs,
+)
 from covidlab.imaging import resize_mask
+from covidlab.predictions import MaskPredictions
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +102,53 @@ def test_clear_errors(stages):
         ScreenThenSegment(screener, screener)
     with pytest.raises(ValueError, match=r"\(H, W\)"):
         ScreenThenSegment(screener, segmenter)(data.image(0) * 255)
+
+
+def test_the_system_says_what_its_networks_say(stages):
+    """One network plays lung and infection: arbitrary masks, but every step can be followed."""
+    classifier, segmenter, data = stages
+    system = LocaliseAndQuantify(segmenter, segmenter, classifier)
+    found = system(data, batch_size=4)
+    assert len(found) == len(data)
+    for i, each in enumerate(found):
+        (raw,) = segment(segmenter, [data.image(i)])
+        np.testing.assert_array_equal(each.lung, imaging.refine(raw, imaging.TAHIR_LUNG))
+        np.testing.assert_array_equal(each.infection, raw & each.lung)
+        assert each.positive == (raw & each.lung).any()
+        both = severity.infected_share(each.infection, each.lung)
+        assert each.share["both"] == pytest.approx(both, nan_ok=True)
+        (alone,) = _probabilities(classifier, [np.where(each.lung, data.image(i), 0)])
+        assert each.probabilities == pytest.approx(
+            dict(zip(("COVID", "NonCOVID"), alone, strict=True)), abs=1e-4
+        )
+    (single,) = system([data.image(3)])
+    np.testing.assert_array_equal(single.infection, found[3].infection)
+    assert LocaliseAndQuantify(segmenter, segmenter)([data.image(0)])[0].probabilities == {}
+
+
+def test_the_system_s_threshold_and_errors(stages):
+    classifier, segmenter, data = stages
+    none = LocaliseAndQuantify(segmenter, segmenter, threshold=1.0)([data.image(0)])[0]
+    assert not none.positive and np.isnan(none.share["both"])
+    with pytest.raises(ValueError, match="both recipes must name masks"):
+        LocaliseAndQuantify(segmenter, classifier)
+    with pytest.raises(ValueError, match="classifier: its recipe names masks"):
+        LocaliseAndQuantify(segmenter, segmenter, segmenter)
+    with pytest.raises(ValueError, match="threshold"):
+        LocaliseAndQuantify(segmenter, segmenter, threshold=50)
+
+
+def test_within_lungs_by_hand():
+    infected = np.array([[0.9, 0.2, 0.6, 0.8]] * 4, np.float32)
+    chances = np.stack([1 - infected, infected])[None]
+    frame = pd.DataFrame({"image": ["a"], "patient_id": ["p"]})
+    found = MaskPredictions(frame, chances, np.zeros((1, 4, 4), bool))
+    lung = np.zeros((8, 8), bool)  # twice the size
+    lung[:, 4:] = True
+    inside = within_lungs(found, [lung])
+    np.testing.assert_allclose(inside.probabilities[0, 1], [[0, 0, 0.6, 0.8]] * 4)
+    np.testing.assert_allclose(inside.probabilities.sum(1), 1)
+    assert found.probabilities[0, 1, 0, 0] == np.float32(0.9)  # not in place
+    assert inside.predicted.sum() == 8
+    with pytest.raises(ValueError, match="2 masks for 1 images"):
+        within_lungs(found, [lung, lung])

@@ -72,7 +72,9 @@ def test_every_import_of_the_package_is_declared():
 
 
 def test_importing_covidlab_loads_nothing_heavy():
-    rooms = "datasets imaging evaluation explain training widgets appraisal ablation".split()
+    rooms = (
+        "datasets imaging evaluation explain training widgets appraisal ablation annotation".split()
+    )
     code = (
         f"import sys, covidlab, {', '.join('covidlab.' + room for room in rooms)};"
         "print([m for m in ('torch', 'fastai', 'matplotlib.pyplot', 'sklearn', 'umap') if m in sys.modules])"
@@ -90,7 +92,16 @@ def test_rooms_depend_from_left_to_right_only():
         "training": {"datasets", "imaging", "models"},
         "evaluation": set(),
         "explain": {"datasets", "imaging", "models", "training"},
-        "widgets": {"ablation", "datasets", "evaluation", "explain", "imaging", "training"},
+        "widgets": {
+            "ablation",
+            "annotation",
+            "datasets",
+            "evaluation",
+            "explain",
+            "imaging",
+            "training",
+        },
+        "annotation": {"datasets", "evaluation", "imaging", "training"},
         "ablation": {"datasets", "evaluation", "imaging", "models", "training"},
         "appraisal": {"datasets", "evaluation", "imaging"},
     }

@@ -45,6 +45,66 @@ def test_share_by_lung():
         share_by_lung(SICK, LUNG, LUNG)
 
 
+def two_lungs():
+    lung = np.zeros((40, 60), bool)
+    lung[10:30, 8:22] = lung[8:32, 34:50] = True
+    return lung
+
+
+def test_split_lungs_by_side():
+    lung = two_lungs()
+    right, left = severity.split_lungs(lung)
+    assert (right == (lung & (np.arange(60) < 28))).all()  # the patient's right: the image's left
+    assert (left == lung & ~right).all()
+    # a lung that reaches over the middle stays whole
+    reaching = lung.copy()
+    reaching[12:16, 22:32] = True
+    right, _ = severity.split_lungs(reaching)
+    assert right[12:16, 22:32].all() and right.sum() == 20 * 14 + 40
+
+
+def test_split_lungs_that_run_into_each_other_are_cut():
+    lung = two_lungs()
+    lung[20:24, 22:34] = True
+    right, left = severity.split_lungs(lung)
+    assert (right | left == lung).all() and not (right & left).any()
+    assert right[:, :30].sum() == right.sum() and left[:, 30:].sum() == left.sum()
+
+
+def test_split_lungs_where_one_is_missing():
+    lung = two_lungs()
+    lung[:, 30:] = False
+    right, left = severity.split_lungs(lung)
+    assert (right == lung).all() and not left.any()
+    assert not np.any(severity.split_lungs(np.zeros((4, 4), bool)))
+    with pytest.raises(ValueError, match="lung is float64"):
+        severity.split_lungs(np.zeros((4, 4)))
+
+
+def test_split_lungs_of_the_phantom():
+    from covidlab.datasets import phantom
+
+    film = phantom.patient(3, 0).xray(128)
+    right, left = severity.split_lungs(film.lung)
+    assert (right == film.right).mean() > 0.999 and (left == film.left).mean() > 0.999
+
+
+def test_progress_shows_the_shares():
+    lung, image = two_lungs(), np.full((40, 60), 0.5)
+    sick = [np.zeros_like(lung) for _ in range(3)]
+    sick[1][10:20, 8:22] = True  # half of the right lung
+    sick[2][8:32, 34:50] = True  # all of the left
+    figure = severity.plot_progress([image] * 3, [lung] * 3, sick, ["1", "2", "5"])
+    *pictures, chart = figure.axes
+    lines = {line.get_label(): line.get_ydata() for line in chart.get_lines()}
+    np.testing.assert_allclose(lines["right"], [0, 0.5, 0])
+    np.testing.assert_allclose(lines["left"], [0, 0, 1])
+    np.testing.assert_allclose(lines["both"], [0, 140 / 664, 384 / 664])
+    assert [ax.get_title() for ax in pictures] == ["day 1: 0%", "day 2: 21%", "day 5: 58%"]
+    with pytest.raises(ValueError, match="3 images, 2 lungs"):
+        severity.plot_progress([image] * 3, [lung] * 2, sick)
+
+
 def test_share_of_a_volume_weighs_slices_by_their_lung():
     lung = np.stack([LUNG, drawn("#..... ...... ......")])
     sick = np.stack([np.zeros_like(LUNG), drawn("###### ###### ######")])

@@ -311,7 +311,7 @@ def _prepared(learn, images, rows):
     import torch
     from fastai.torch_core import to_device
 
-    from covidlab.imaging import ENHANCEMENTS, resize
+    from covidlab.imaging import prepared
     from covidlab.training.loaders import GreyImage, loader_for
 
     valid, recipe = learn.dls.valid, learn.dls.recipe
@@ -324,15 +324,15 @@ def _prepared(learn, images, rows):
 
         return len(loader.dataset), read
 
-    enhance = ENHANCEMENTS[recipe.enhance] or (lambda image: image)
     chosen = range(len(images)) if rows is None else np.arange(len(images))[np.asarray(rows)]
     ready = []
     for i in chosen:
         image = np.asarray(images[i], np.float32)
         if image.ndim != 2 or not (0 <= image.min() and image.max() <= 1):
             raise ValueError(f"images[{i}] must be (H, W) in [0, 1], got shape {image.shape}")
-        ready.append(np.clip(resize(enhance(image), recipe.size, recipe.fit), 0, 1))
-    stack = torch.from_numpy(np.stack(ready))[:, None].expand(-1, recipe.channels, -1, -1)
+        ready.append(prepared(image, recipe.enhance, recipe.size, recipe.fit))
+    stack = torch.from_numpy(np.stack(ready))
+    stack = stack if stack.ndim == 4 else stack[:, None].expand(-1, recipe.channels, -1, -1)
     return len(stack), lambda at: valid.after_batch((GreyImage(stack[at].to(valid.device)),))[0]
 
 
@@ -476,7 +476,7 @@ def _without_gradient(net, module, x, ask, method, weighting, **passes) -> np.nd
                 weights, kept = _masked(x[at], own, score, weighting, **passes)
             else:
                 weights, kept = _ablated(module, x[at], own, score, **passes)
-            out.append(torch.einsum("k,khw->hw", weights, own[kept]).cpu())
+            out.append((weights[:, None, None] * own[kept]).sum(0).float().cpu())
         return torch.stack(out).numpy()
 
 
@@ -486,12 +486,16 @@ def _masked(x, maps, score, weighting, channels, batch_size, progress):
     from torch.nn.functional import interpolate
 
     kept, size, scores = _strongest(maps, channels), x.shape[-2:], []
-    for some in _chunks(kept, batch_size, progress):
+    flat = maps[kept].flatten(1)
+    varies = flat.amax(1) > flat.amin(1)
+    for some in _chunks(kept[varies], batch_size, progress):
         masks = interpolate(maps[some][:, None], size, mode="bilinear", align_corners=True)
         low, high = masks.amin((2, 3), True), masks.amax((2, 3), True)
         masks = (masks - low) / (high - low).clamp_min(torch.finfo(masks.dtype).tiny)
         scores.append(score((x * masks).to(x.dtype)))
-    scores = torch.cat(scores)
+    if not varies.all():  # a map of one value, as of a dead channel, masks everything: asked once
+        scores.append(score(torch.zeros_like(x)).expand(int((~varies).sum())))
+    scores = torch.cat(scores)[torch.cat([varies.nonzero(), (~varies).nonzero()])[:, 0].argsort()]
     if weighting == "softmax":
         return scores.softmax(0), kept
     return scores - score(x if weighting == "difference" else torch.zeros_like(x)), kept

@@ -1,6 +1,4 @@
-"""Image → image, mask → mask: wavelets, size, scale, corruption, refinement, bright regions."""
-
-from functools import partial
+"""Image → image, mask → mask: wavelets, schemes, size, corruption, refinement, bright regions."""
 
 from .basic import resize, resize_mask, stretch
 from .body import Resampled, body_mask, keep_body, resample_slices, to_uint8
@@ -21,15 +19,8 @@ from .refine import (
     within,
 )
 from .regions import ALOM_LUNG, REGION_PARAMETERS, Regions, find_regions, plot_regions
+from .schemes import ENHANCEMENTS, SCHEMES, clahe, complement, prepared, three_channels
 from .wavelet import idwt_enhance, two_level
-
-ENHANCEMENTS = {
-    "none": None,
-    "stretch": stretch,
-    "idwt": idwt_enhance,
-    "body": keep_body,
-    "body, twice as bright": partial(keep_body, brightness=2.0),
-}
 
 __all__ = [
     "AHMED_REFINEMENT",
@@ -39,11 +30,14 @@ __all__ = [
     "REGION_PARAMETERS",
     "Regions",
     "Resampled",
+    "SCHEMES",
     "TAHIR_INFECTION",
     "TAHIR_LUNG",
     "TAHIR_REFINEMENT",
     "body_mask",
+    "clahe",
     "close",
+    "complement",
     "corrupt",
     "dilate",
     "fill_holes",
@@ -53,6 +47,7 @@ __all__ = [
     "largest",
     "open_",
     "plot_regions",
+    "prepared",
     "refine",
     "remove_small",
     "require_area",
@@ -60,6 +55,7 @@ __all__ = [
     "resize",
     "resize_mask",
     "stretch",
+    "three_channels",
     "to_uint8",
     "two_level",
     "within",

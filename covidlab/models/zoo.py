@@ -37,8 +37,8 @@ def _timm(name):
     return build
 
 
-def _torchvision(name, weights, first, **fixed):
-    """torchvision's `name`, whose first convolution is `first`: it takes no in_channels."""
+def _torchvision(name, weights, first, last="fc.", **fixed):
+    """torchvision's `name` from its `first` convolution, it takes no in_channels, to its `last` layer."""
 
     def build(in_channels, n_classes, pretrained, **options):
         from torchvision import models
@@ -48,17 +48,16 @@ def _torchvision(name, weights, first, **fixed):
         network.set_submodule(first, _with_channels(conv, in_channels))
         if pretrained:
             state = torchvision_state(models.get_weight(weights), in_channels)
-            features = {k: v for k, v in state.items() if not k.startswith(("fc.", "aux"))}
-            network.load_state_dict(_part(network.state_dict(), "fc.") | features)
+            features = {k: v for k, v in state.items() if not k.startswith((last, "aux"))}
+            network.load_state_dict(_part(network.state_dict(), last) | features)
         return network
 
     return build
 
 
 def _with_channels(conv, in_channels):
-    return nn.Conv2d(
-        in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False
-    )
+    given = conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+    return nn.Conv2d(in_channels, *given, bias=conv.bias is not None)
 
 
 def _smp(architecture, encoder):
@@ -136,6 +135,11 @@ NETWORKS = {
     "ResNet-152": _timm("resnet152.a1_in1k"),
     "DenseNet-121": _timm("densenet121.tv_in1k"),
     "EfficientNet-B4": _timm("efficientnet_b4.ra2_in1k"),
+    "SqueezeNet": _torchvision(  # Tahir, as the two below
+        "squeezenet1_0", "SqueezeNet1_0_Weights.IMAGENET1K_V1", "features.0", "classifier.1."
+    ),
+    "DenseNet-161": _timm("densenet161.tv_in1k"),
+    "Inception-V4": _timm("inception_v4.tf_in1k"),
 }
 
 _SMALLEST = {
@@ -143,8 +147,11 @@ _SMALLEST = {
     "VGG19": 32,
     "GoogLeNet": 15,
     "Inception-V3": 75,
+    "Inception-V4": 75,
     "DenseNet-121": 29,
+    "DenseNet-161": 29,
     "DenseNet-201": 29,
+    "SqueezeNet": 21,
     "Xception": 7,
 }
 
@@ -162,6 +169,20 @@ SEGMENTERS = {
     "NABLA-3": _ours(NablaN),  # Alom et al.
     "U-Net (Ahmed)": _ours(AhmedUNet),
 }
+_DECODERS = {"U-Net": "Unet", "U-Net++": "UnetPlusPlus", "FPN": "FPN"}
+_ENCODERS = {
+    "ResNet-18": "resnet18",
+    "ResNet-50": "resnet50",
+    "DenseNet-121": "densenet121",
+    "DenseNet-161": "densenet161",
+    "Inception-V4": "inceptionv4",
+}
+# Tahir, Table 11
+SEGMENTERS |= {
+    f"{name} ({encoder})": _smp(architecture, theirs)
+    for name, architecture in _DECODERS.items()
+    for encoder, theirs in _ENCODERS.items()
+}
 
 
 def create(
@@ -169,10 +190,10 @@ def create(
 ) -> nn.Module:
     """A network by its name in the papers (a key of `NETWORKS`): (N, C, H, W) → (N, n_classes) logits.
 
-    Those of Khan et al., Section 3.1.3, come from timm; GoogLeNet and ShuffleNet, which timm does
-    not have, from torchvision, GoogLeNet without its auxiliary classifiers. ShuffleNet is version 2
-    at width 1: version 1, with the grouped 1×1 convolutions the paper tells of, is in neither
-    library. `smallest` says which sizes a network takes.
+    Those of Khan et al., Section 3.1.3, come from timm; GoogLeNet, ShuffleNet and SqueezeNet, which
+    timm does not have, from torchvision, GoogLeNet without its auxiliary classifiers. ShuffleNet is
+    version 2 at width 1: version 1, with the grouped 1×1 convolutions the paper tells of, is in
+    neither library. `smallest` says which sizes a network takes.
 
     `pretrained=True` takes ImageNet weights, for one channel with the first kernels summed over
     RGB, and draws the classifier anew; it never falls back to random weights.
@@ -187,7 +208,7 @@ def create(
 
 
 def smallest(name: str) -> int:
-    """The shortest side in pixels that a network of `NETWORKS` takes; all but Inception-V3 take 64.
+    """The shortest side in pixels that a network of `NETWORKS` takes; all but Inceptions take 64.
 
     This is where the maps run empty, not where the network does well. Near it, batch normalisation
     needs two images or more in training. KeyError for a name that is not in `NETWORKS`.
@@ -217,7 +238,15 @@ def create_segmenter(
     deeplabv3_2    smp's DeepLabV3 on ResNet-50           those of smp.DeepLabV3   multiples of 8
     NABLA-3        `NablaN` (Alom et al. 2020)            n, widths, t             multiples of 32
     U-Net (Ahmed)  `AhmedUNet` (Ahmed et al. 2020)        width                    multiples of 16
+    U-Net (…)      smp's Unet (Tahir 2021)                those of smp.Unet        any
+    U-Net++ (…)    smp's UnetPlusPlus (Tahir 2021)        of smp.UnetPlusPlus      multiples of 32
+    FPN (…)        smp's FPN (Tahir 2021)                 those of smp.FPN         multiples of 32
     =============  =====================================  =======================  ===============
+
+    Behind the last three stands an encoder: ResNet-18, ResNet-50, DenseNet-121, DenseNet-161 or
+    Inception-V4, as in "FPN (DenseNet-121)". As smp makes them they have the parameters of Tahir's
+    Table 11 at one channel; its text differs twice: a last convolution of 1×1 (smp's U-Nets have
+    3×3), and branches of the FPN concatenated (smp adds them).
 
     Table 5 writes VGG-16, VGG-19, Deeplabv3_1 and _2 for the same rows. The paper does not say what
     sets its two DeepLabV3 apart: two depths of the encoder are our choice. Nor does it describe its

@@ -18,6 +18,12 @@ from .recipe import (
     KHAN_SCREENING,
     KHAN_SEGMENTATION,
     KHAN_SEGMENTERS,
+    TAHIR_CLASSIFICATION,
+    TAHIR_FAMILY,
+    TAHIR_FAMILY_NETWORKS,
+    TAHIR_NETWORKS,
+    TAHIR_SEGMENTATION,
+    TAHIR_SEGMENTERS,
     Recipe,
 )
 from .record import RunRecord
@@ -67,6 +73,12 @@ __all__ = [
     "KHAN_SEGMENTERS",
     "Recipe",
     "RunRecord",
+    "TAHIR_CLASSIFICATION",
+    "TAHIR_FAMILY",
+    "TAHIR_FAMILY_NETWORKS",
+    "TAHIR_NETWORKS",
+    "TAHIR_SEGMENTATION",
+    "TAHIR_SEGMENTERS",
     "set_seed",
     *_HOME,
 ]

@@ -25,13 +25,19 @@ _recent: dict[str, np.ndarray] = {}
 class Prepared:
     """Images of a dataset as the network will see them, found again by their path.
 
-    `array` is (N, H, W) float32 in [0, 1], in memory or memory-mapped; `masks` (N, H, W) uint8,
-    the class of each pixel, or None; `key` names the pair of data and image steps.
+    `array` is (N, H, W) float32 in [0, 1], or (N, 3, H, W) where the recipe's `enhance` gives three
+    channels, in memory or memory-mapped; `masks` (N, H, W) uint8, the class of each pixel, or None;
+    `key` names the pair of data and image steps.
     """
 
     def __init__(self, array, names: list[str], key: str, fingerprint: str, masks=None):
         self.array, self.masks, self.key, self.fingerprint = array, masks, key, fingerprint
         self.row = {name: i for i, name in enumerate(names)}
+
+    @property
+    def grey(self) -> np.ndarray:
+        """(N, H, W): the images to look at; of three channels the first."""
+        return self.array if self.array.ndim == 3 else self.array[:, 0]
 
     def holds(self, dataset: Dataset) -> bool:
         return all(name in self.row for name in _names(dataset))
@@ -169,6 +175,8 @@ def _fill(temporary: Path, dataset: Dataset, recipe: Recipe, one, progress: bool
     """Writes every picture that is right into the array file; returns all that is wrong."""
     kind = np.float32 if one is _image else np.uint8
     shape = (len(dataset), recipe.size, recipe.size)
+    if one is _image and recipe.enhance == "3-channel":
+        shape = (len(dataset), 3, *shape[1:])
     array = np.lib.format.open_memmap(temporary, "w+", kind, shape)
 
     def put(i):
@@ -190,13 +198,11 @@ def _fill(temporary: Path, dataset: Dataset, recipe: Recipe, one, progress: bool
 
 
 def _image(dataset: Dataset, recipe: Recipe, i: int) -> tuple[np.ndarray | None, list]:
-    """(S, S) float32 in [0, 1], enhanced and resized, and what is wrong with its files."""
+    """What `imaging.prepared` makes of an image, and what is wrong with its files."""
     image, problems = check_row(dataset, i)
     if problems:
         return None, problems
-    enhance = imaging.ENHANCEMENTS[recipe.enhance]
-    image = enhance(image) if enhance else image
-    return np.clip(imaging.resize(image, recipe.size, recipe.fit), 0, 1), problems
+    return imaging.prepared(image, recipe.enhance, recipe.size, recipe.fit), problems
 
 
 def _regions(dataset: Dataset, recipe: Recipe, i: int) -> tuple[np.ndarray, list]:

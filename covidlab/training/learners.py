@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import redirect_stdout
 from copy import deepcopy
 from datetime import UTC, datetime
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,11 @@ import torch
 from fastai.callback.core import Callback, CancelTrainException, CancelValidException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
-from fastai.callback.tracker import TrackerCallback
+from fastai.callback.tracker import (
+    EarlyStoppingCallback,
+    ReduceLROnPlateau,
+    TrackerCallback,
+)
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -194,8 +200,8 @@ def fit(learn, reuse: bool = False, show_progress: bool = True) -> RunRecord:
     keep, begun = KeepBest(record.weights, recipe.monitor), time.perf_counter()
     if show_progress:
         _fit(learn, recipe, keep)
-    else:
-        with learn.no_bar(), learn.no_logging():
+    else:  # fastai's callbacks print what they do
+        with learn.no_bar(), learn.no_logging(), redirect_stdout(StringIO()):
             _fit(learn, recipe, keep)
     record.seconds = round(time.perf_counter() - begun, 2)
     names = learn.recorder.metric_names[1:-1]
@@ -296,7 +302,7 @@ def _probabilities(learn, items) -> np.ndarray:
 
 def _pixel_probabilities(learn, items, at_once: int = 64) -> np.ndarray:
     """(N, C, H, W) from a few images at a time: fastai keeps all logits until the end."""
-    shape = (len(items), len(items.vocab), *items.prepared.array.shape[1:])
+    shape = (len(items), len(items.vocab), *items.prepared.array.shape[-2:])
     large = 4 * np.prod(shape, dtype=np.int64) > arrays.MEMORY_LIMIT
     out = np.empty(shape, np.float16 if large else np.float32)
     for start in range(0, len(items), at_once):
@@ -306,10 +312,14 @@ def _pixel_probabilities(learn, items, at_once: int = 64) -> np.ndarray:
 
 
 def _fit(learn, recipe, keep):
-    if recipe.schedule == "one_cycle":
-        learn.fit_one_cycle(recipe.epochs, recipe.lr, wd=recipe.weight_decay, cbs=keep)
-        return
     cbs = [keep]
+    if recipe.stop_after:
+        cbs.append(EarlyStoppingCallback(patience=recipe.stop_after))
+    if recipe.schedule == "one_cycle":
+        learn.fit_one_cycle(recipe.epochs, recipe.lr, wd=recipe.weight_decay, cbs=cbs)
+        return
+    if recipe.schedule == "plateau":
+        cbs.append(ReduceLROnPlateau(patience=recipe.patience, factor=1 / recipe.gamma))
     if recipe.schedule == "step":
 
         def lr(position):

@@ -57,7 +57,8 @@ class ArrayItems:
     def batch(self, positions):
         """(N, C, H, W) float32 in [0, 1], and classes (N,) or masks (N, H, W), int64."""
         images = torch.from_numpy(np.ascontiguousarray(self.prepared.array[self.rows[positions]]))
-        images = images[:, None].expand(-1, self.channels, -1, -1)
+        if images.ndim == 3:
+            images = images[:, None].expand(-1, self.channels, -1, -1)
         kind = GreyImage if self.channels == 1 else TensorImage
         if self.prepared.masks is None:
             return kind(images), TensorCategory(torch.from_numpy(self.targets[positions]))
@@ -127,7 +128,7 @@ def dataloaders(split: Split, recipe: Recipe, seed: int = 0, progress: bool = Tr
     set_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mean, std = _statistics(prepared, split.train)
-    stats = [np.full(recipe.channels, v, np.float32).tolist() for v in (mean, std)]
+    stats = [np.broadcast_to(v, recipe.channels).tolist() for v in (mean, std)]
     transforms = [Normalize.from_stats(*stats, cuda=device.type == "cuda")]
     augmented = augmentations(**recipe.augment) if recipe.augment is not None else []
     loaders = []
@@ -180,13 +181,15 @@ def _equally_often(targets: np.ndarray) -> np.ndarray:
     return np.concatenate(shown)
 
 
-def _statistics(prepared: Prepared, data: Dataset) -> tuple[float, float]:
-    """Mean and standard deviation over all training pixels, without a second copy of them."""
+def _statistics(prepared: Prepared, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over all training pixels, of each channel, without a second copy."""
     total = squares = 0.0
+    channel = prepared.array.shape[1:-2]
     rows = np.sort(prepared.rows(data))
     for at in np.array_split(rows, max(1, len(rows) // 256)):
         block = prepared.array[at].astype(np.float64)
-        total, squares = total + block.sum(), squares + np.square(block).sum()
-    n = len(rows) * prepared.array[0].size
+        block = block.reshape(len(at), *channel, -1)
+        total, squares = total + block.sum((0, -1)), squares + np.square(block).sum((0, -1))
+    n = len(rows) * np.prod(prepared.array.shape[-2:])
     mean = total / n
-    return float(mean), float(max(squares / n - mean**2, 1e-12) ** 0.5)
+    return mean, np.maximum(squares / n - mean**2, 1e-12) ** 0.5

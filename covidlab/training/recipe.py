@@ -11,7 +11,7 @@ from typing import Any
 from covidlab.imaging import ENHANCEMENTS
 
 OPTIMISERS = ("sgd", "adam")
-SCHEDULES = ("constant", "one_cycle", "step")
+SCHEDULES = ("constant", "one_cycle", "step", "plateau")
 LOSSES = ("cross_entropy", "dice", "cross_entropy+dice", "squared_dice")
 PROFILES = ("smoke", "fast", "paper")
 TRAINABLE = ("all", "head", "all but batch norm")
@@ -36,11 +36,15 @@ class Recipe:
     pretrained : start from ImageNet weights.
     size, channels, fit : input in pixels a side, 1 or 3 channels, and how an image comes to it
         (see `imaging.resize`).
-    enhance : a key of `imaging.ENHANCEMENTS`, applied at the image's own size.
+    enhance : a key of `imaging.ENHANCEMENTS`, applied at the image's own size; "3-channel" needs
+        `channels=3`.
     batch_size, optimiser, lr, momentum, weight_decay : momentum is Adam's first beta; weight decay
         is the L2 penalty.
-    schedule, steps, gamma : "constant", "one_cycle" (rising to `lr`, then down), or "step" (× gamma
-        at each epoch in `steps`).
+    schedule, steps, gamma, patience : "constant", "one_cycle" (rising to `lr`, then down), "step"
+        (× gamma at each epoch in `steps`), or "plateau" (× gamma after `patience` epochs in which
+        the validation loss did not fall).
+    stop_after : end the training after so many epochs in which the validation loss did not fall;
+        0 for never.
     epochs, folds : length of a training; folds of the paper's cross-validation.
     augment : arguments for `augmentations`, fastai's `aug_transforms` and more; None for none.
     class_weights : weigh the loss by the inverse frequency of the classes in training.
@@ -69,6 +73,8 @@ class Recipe:
     schedule: str = "constant"
     steps: tuple[int, ...] = ()
     gamma: float = 0.1
+    patience: int = 3
+    stop_after: int = 0
     epochs: int = 10
     folds: int = 5
     augment: Mapping[str, Any] | None = None
@@ -96,7 +102,9 @@ class Recipe:
                 raise ValueError(
                     f"recipe {self.name!r}: {name}={getattr(self, name)!r} not in {allowed}"
                 )
-        for name in ("size", "batch_size", "epochs", "lr"):
+        if self.enhance == "3-channel" and self.channels != 3:
+            raise ValueError(f"recipe {self.name!r}: enhance='3-channel' needs channels=3")
+        for name in ("size", "batch_size", "epochs", "lr", "gamma", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(
                     f"recipe {self.name!r}: {name}={getattr(self, name)!r} must be above 0"
@@ -162,6 +170,10 @@ class Recipe:
             silent |= {"trainable"}
         if not self.oversample:  # as it was before anything could be shown twice
             silent |= {"oversample"}
+        if self.schedule != "plateau":  # as it was before a schedule could wait
+            silent |= {"patience"}
+        if not self.stop_after:
+            silent |= {"stop_after"}
         content = {k: v for k, v in self.asdict().items() if k not in silent}
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -472,4 +484,85 @@ AHMED_HRNET = Recipe(
             }
         },
     },
+)
+
+# Tahir 2021. What Tables 4, 5 and 10 compare, by its names in `models`.
+TAHIR_SEGMENTERS = tuple(
+    f"{decoder} ({encoder})"
+    for decoder in ("U-Net", "U-Net++", "FPN")
+    for encoder in ("ResNet-18", "ResNet-50", "DenseNet-121", "DenseNet-161", "Inception-V4")
+)
+TAHIR_FAMILY_NETWORKS = ("SqueezeNet", "ResNet-18", "Inception-V3", "DenseNet-201")
+TAHIR_NETWORKS = ("ResNet-18", "ResNet-50", "DenseNet-121", "DenseNet-161", "Inception-V4")
+
+# Its network is the best of Table 5; for infection, `masks=("infection_mask",)`.
+TAHIR_SEGMENTATION = Recipe(
+    name="Tahir, segmentation",
+    source="Tahir 2021, Sections 3.2.2, 3.2.4, 4 and 4.1",
+    network="FPN (DenseNet-121)",
+    pretrained=True,
+    masks=("lung_mask",),
+    size=256,
+    channels=1,  # as its Table 11 counts
+    batch_size=4,
+    optimiser="adam",
+    lr=1e-4,
+    schedule="plateau",
+    gamma=0.2,
+    patience=3,
+    stop_after=8,
+    epochs=40,
+    folds=1,
+    laptop={
+        "network": "FPN (ResNet-18)",
+        "pretrained": False,
+        "loss": "cross_entropy+dice",  # small lesions count more: ten epochs of few images are short
+        "size": 96,
+        "lr": 1e-3,
+        "schedule": "one_cycle",
+        "stop_after": 0,
+        "epochs": 10,
+        # left–right flips alone
+        "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
+    },
+)
+# Study II. Three channels, as its Table 12 counts.
+TAHIR_CLASSIFICATION = TAHIR_SEGMENTATION.but(
+    name="Tahir, COVID-19, other infection or normal",
+    source="Tahir 2021, Sections 3.2.3, 3.2.4, 4 and 4.1",
+    network="Inception-V4",
+    masks=(),
+    channels=3,
+    laptop={
+        "network": "ResNet-18",
+        "pretrained": False,
+        "size": 64,
+        "channels": 1,
+        "batch_size": 16,
+        "lr": 2e-3,
+        "schedule": "one_cycle",
+        "stop_after": 0,
+        "epochs": 10,
+        # left–right flips alone
+        "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
+    },
+)
+# Study I balances the training set with images turned by 5, 10, 20 and 25 degrees and shifted by up
+# to a tenth. Ours draws the angle evenly from ±25 degrees, each time an image is shown.
+TAHIR_FAMILY = TAHIR_CLASSIFICATION.but(
+    name="Tahir, COVID-19, MERS or SARS",
+    network="Inception-V3",
+    folds=5,
+    augment={
+        "do_flip": False,
+        "max_rotate": 25.0,
+        "max_shift": 0.1,
+        "max_zoom": 1.0,
+        "max_lighting": 0.0,
+        "max_warp": 0.0,
+        "p_affine": 1.0,
+        "pad_mode": "zeros",
+    },
+    oversample=True,
+    laptop={k: v for k, v in TAHIR_CLASSIFICATION.laptop.items() if k != "augment"},
 )

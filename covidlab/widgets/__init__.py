@@ -6,6 +6,7 @@ _HOME = {
     "FeatureExplorer": "features",
     "MapViewer": "maps",
     "MaskInspector": "masks",
+    "MaskReview": "review",
     "RunBoard": "board",
 }
 __all__ = list(_HOME)

@@ -622,7 +622,7 @@ class _Seen:
     def image(self, row):
         part, i = self._where(row)
         items = self.items[part]
-        return items.prepared.array[items.rows[i]]
+        return items.prepared.grey[items.rows[i]]
 
     def mask(self, row):
         part, i = self._where(row)

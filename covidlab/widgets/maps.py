@@ -35,7 +35,7 @@ from covidlab.explain.maps import (
     pointing_game,
     saliency,
 )
-from covidlab.imaging import ENHANCEMENTS, resize, resize_mask
+from covidlab.imaging import prepared, resize, resize_mask
 
 from .base import _HERE, Background, Widget, colour_table, grey_bytes, script
 
@@ -638,7 +638,7 @@ class MapViewer(Background, Widget):
     def _show(self):
         asked = self._asked()
         entry = self._entries[asked.row]
-        picture = entry.picture()
+        picture = _grey(entry.picture())
         try:
             masks = self._masks_of(asked.row)
         except (OSError, ValueError) as error:
@@ -751,7 +751,8 @@ class MapViewer(Background, Widget):
         """A Figure of the image at hand under its maps, with the shares; and curves once computed."""
         asked = self._asked()
         maps, shares = self.maps_of(), self.shares()
-        picture, masks = self._entries[asked.row].picture(), self._masks_of(asked.row)
+        picture = _grey(self._entries[asked.row].picture())
+        masks = self._masks_of(asked.row)
         belief = self._beliefs.get(asked)
         n, rows = 1 + len(maps), 1 if belief is None else 2
         figure, _ = subplots(figsize=(max(2.5 * n, 5), 3.3 * rows))
@@ -814,9 +815,9 @@ class _Network:
         return int(target)
 
     def seen(self, image) -> np.ndarray:
-        """(S, S) float32: an image (H, W) in [0, 1] as the network sees it."""
-        enhance = ENHANCEMENTS[self.recipe.enhance] or (lambda image: image)
-        return np.clip(resize(enhance(image), self.recipe.size, self.recipe.fit), 0, 1)
+        """(S, S) or (3, S, S) float32: an image (H, W) in [0, 1] as the network sees it."""
+        recipe = self.recipe
+        return prepared(image, recipe.enhance, recipe.size, recipe.fit)
 
     def tensor(self, picture):
         """(1, C, S, S): what is fed to the network."""
@@ -825,7 +826,8 @@ class _Network:
         from covidlab.training.loaders import GreyImage
 
         weights = next(self.net.parameters())
-        x = torch.from_numpy(np.array(picture, np.float32))[None, None]
+        x = torch.from_numpy(np.array(picture, np.float32))
+        x = x[None] if x.ndim == 3 else x[None, None]
         x = GreyImage(x.expand(-1, self.recipe.channels, -1, -1).to(self.dls.valid.device))
         x = self.dls.valid.after_batch((x,))[0].as_subclass(torch.Tensor)
         return x.to(weights.device, weights.dtype)
@@ -839,6 +841,11 @@ class _Network:
 
     def saliency(self, x, options, net=None) -> np.ndarray:
         return saliency(self.as_learner if net is None else net, x, **options)[0]
+
+
+def _grey(picture) -> np.ndarray:
+    """(S, S): the picture to look at; of three channels the first."""
+    return picture if picture.ndim == 2 else picture[0]
 
 
 # ---- where images come from ----------------------------------------------------------------------

@@ -3,40 +3,9 @@
 
 const KEPT_PIXELS = 12e6; // of slices kept in the browser: 48 of 512 × 512, 5 bytes a pixel
 
-function unpacked(packed, size) {
-  const out = new Uint8Array(size);
-  for (let i = 0; i < size; i += 1) out[i] = (packed[i >> 3] >> (7 - (i & 7))) & 1;
-  return out;
-}
-
 // Typed arrays start at multiples of their own size, which bytes from a socket need not.
 function typed(bytes, Kind) {
   return new Kind(bytes.slice().buffer);
-}
-
-// The edges of a mask's pixels as a path, in pixels of the image.
-function outline(mask, height, width) {
-  const path = new Path2D();
-  const at = (y, x) => (y < 0 || x < 0 || y >= height || x >= width ? 0 : mask[y * width + x]);
-  const along = (lines, steps, differs, draw) => {
-    for (let a = 0; a <= lines; a += 1) {
-      let start = -1;
-      for (let b = 0; b <= steps; b += 1) {
-        const edge = b < steps && differs(a, b);
-        if (edge && start < 0) start = b;
-        if (!edge && start >= 0) { draw(a, start, b); start = -1; }
-      }
-    }
-  };
-  along(height, width, (y, x) => at(y - 1, x) !== at(y, x), (y, from, to) => {
-    path.moveTo(from, y);
-    path.lineTo(to, y);
-  });
-  along(width, height, (x, y) => at(y, x - 1) !== at(y, x), (x, from, to) => {
-    path.moveTo(x, from);
-    path.lineTo(x, to);
-  });
-  return path;
 }
 
 const signed = (value) => String(Math.round(value)).replace("-", "−");

@@ -166,7 +166,7 @@ class MaskInspector(Widget):
         if (dataset.frame["lung_mask"] != "").all() and "lung" not in options:
             masks = (dataset.mask(i, "lung_mask") for i in range(len(dataset)))
             options["lung"] = [imaging.resize_mask(m, recipe.size, recipe.fit) for m in masks]
-        images = items.prepared.array[items.rows]
+        images = items.prepared.grey[items.rows]
         return cls.from_predictions(predictions, images, region, **options)
 
     def __len__(self) -> int:

@@ -196,6 +196,22 @@ def test_scorecam_equals_the_package(layer):
         np.testing.assert_allclose(found, theirs, atol=1e-4)
 
 
+def test_dead_channels_are_asked_about_once():
+    net, x = small(), images() * 3
+    with torch.no_grad():
+        net[2].bias[[0, 3, 4]] = -100.0  # nothing passes the ReLU after it
+    asked = []
+    net[0].register_forward_hook(lambda m, i, o: asked.append(len(o)))
+    theirs = package("scorecam", net, x, 2, net[3])
+    before = sum(asked)
+    found = explain.saliency(net, x, "scorecam", "3", 2)
+    np.testing.assert_allclose(found, theirs, atol=1e-4)
+    # each image: once to look, three live channels, all dead ones together
+    assert sum(asked) - before == len(x) * (1 + 3 + 1)
+    found = explain.saliency(net, x, "scorecam", "3", 2, weighting="increase", **RAW)
+    np.testing.assert_allclose(found, by_loop(net, x, 2, "zero", 6), atol=1e-5)
+
+
 def by_loop(net, x, target, baseline, keep):
     """Score-CAM with raw differences, one map after the other (Tahir 2021, equations 5 to 7)."""
     out = []
@@ -346,6 +362,9 @@ EXPECTED = {
     "ResNet-152": "layer4",
     "DenseNet-121": "features",
     "EfficientNet-B4": "bn2",
+    "SqueezeNet": "classifier.2",
+    "DenseNet-161": "features",
+    "Inception-V4": "features.17",
 }
 EXPECTED_SEGMENTERS = {
     "U-Net (Ahmed)": "encoder.4",
@@ -359,6 +378,8 @@ EXPECTED_SEGMENTERS = {
     "U-Net": "encoder.layer4",
     "deeplabv3_1": "encoder.layer4",
     "deeplabv3_2": "encoder.layer4",
+    "U-Net++ (ResNet-18)": "encoder.layer4",
+    "FPN (DenseNet-121)": "encoder.features.norm5",
 }
 
 
@@ -369,7 +390,7 @@ def test_every_network_has_a_map(name):
     check(net, images(2, side), EXPECTED.get(name))
 
 
-@pytest.mark.parametrize("name", models.SEGMENTERS)
+@pytest.mark.parametrize("name", EXPECTED_SEGMENTERS)
 def test_every_segmenter_has_a_map(name):
     net = models.create_segmenter(name, **NARROW_SEGMENTERS.get(name, {}))
     check(net, images(2, 64), EXPECTED_SEGMENTERS.get(name), region=np.ones((2, 64, 64), bool))

@@ -89,6 +89,9 @@ COUNTS = {  # at 1 channel and 2 classes
     "ResNet-152": 58_141_634,
     "DenseNet-121": 6_949_634,
     "EfficientNet-B4": 17_551_338,
+    "SqueezeNet": 727_042,
+    "DenseNet-161": 26_467_010,
+    "Inception-V4": 41_145_314,
 }
 
 
@@ -104,8 +107,9 @@ def test_zoo_parameters_and_smallest_size(name):
             net(torch.zeros(1, 1, side - 1, side - 1))
 
 
-def test_only_inception_v3_refuses_64_pixels():
-    assert [n for n in models.NETWORKS if models.smallest(n) > 64] == ["Inception-V3"]
+def test_only_inceptions_refuse_64_pixels():
+    large = [n for n in models.NETWORKS if models.smallest(n) > 64]
+    assert large == ["Inception-V3", "Inception-V4"]
 
 
 @pytest.mark.parametrize("name", ["CoV-CTNet", "GoogLeNet", "ResNet-18", "ShuffleNet"])
@@ -114,7 +118,7 @@ def test_networks_take_their_channels_and_classes(name):
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("name", ["GoogLeNet", "ShuffleNet"])
+@pytest.mark.parametrize("name", ["GoogLeNet", "ShuffleNet", "SqueezeNet"])
 def test_torchvision_networks_learn_with_every_parameter(name):
     net = models.create(name)
     logits = net(torch.rand(2, 1, 64, 64))
@@ -128,6 +132,7 @@ def test_torchvision_networks_learn_with_every_parameter(name):
     [
         ("GoogLeNet", "googlenet", {"aux_logits": True, "init_weights": False}),
         ("ShuffleNet", "shufflenet_v2_x1_0", {}),
+        ("SqueezeNet", "squeezenet1_0", {}),
     ],
 )
 def test_pretrained_torchvision_weights_on_one_channel(name, library, options, monkeypatch):
@@ -140,7 +145,11 @@ def test_pretrained_torchvision_weights_on_one_channel(name, library, options, m
     monkeypatch.setattr(weights, "get_state_dict", lambda self, **_: theirs.state_dict())
     ours = models.create(name, n_classes=5, pretrained=True).eval()
     x = torch.rand(1, 1, 64, 64)
-    ours.fc, theirs.fc = nn.Identity(), nn.Identity()
+    for net in (ours, theirs):  # without the last layer, which is new
+        if name == "SqueezeNet":
+            net.classifier[1] = nn.Identity()
+        else:
+            net.fc = nn.Identity()
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), theirs(x.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="1 or 3 channels"):
@@ -183,6 +192,8 @@ def test_without_a_network_the_hub_is_not_asked_again_and_again(monkeypatch):
         ("Xception", "timm legacy_xception.tf_in1k"),
         ("GoogLeNet", "torchvision GoogLeNet_Weights.IMAGENET1K_V1"),
         ("ShuffleNet", "torchvision ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1"),
+        ("SqueezeNet", "torchvision SqueezeNet1_0_Weights.IMAGENET1K_V1"),
+        ("Inception-V4", "timm inception_v4.tf_in1k"),
     ],
 )
 def test_missing_pretrained_weights_never_become_random_ones(name, weights, offline):

@@ -33,7 +33,7 @@ SMALL = {
 SHORTEST = {"CoV-RASeg": 4, "SegNet": 32, "U-SegNet": 16, "VGG16": 32, "VGG19": 32, "FCN-8": 32}
 
 
-@pytest.mark.parametrize("name", models.SEGMENTERS)
+@pytest.mark.parametrize("name", COUNTS)
 def test_parameters_and_the_papers_size(name):
     with torch.device("meta"):  # shapes without numbers
         net = models.create_segmenter(name, in_channels=3).eval()

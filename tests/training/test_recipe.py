@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from covidlab import training
 from covidlab.evaluation import published
 from covidlab.training import (
     AHMED_HRNET,
@@ -99,3 +100,55 @@ def test_recipes_cannot_be_changed_in_place():
 def test_errors_name_the_field(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         KHAN_SCREENING.but(**wrong)
+
+
+# every recipe as it was hashed before a schedule could wait and a training could stop
+EARLIER = {
+    "AHMED_HRNET": ("1f9a54362dfa", "1aac6e889d1b"),
+    "AHMED_LUNGS": ("b352c8d5bfea", "f2a3dd3a6c74"),
+    "ALOM_CT": ("5778f8f730ca", "4cc00b738783"),
+    "ALOM_SEG_CT": ("ed3ba17705d6", "89e6a460fa29"),
+    "ALOM_SEG_XRAY": ("3810cbffdd14", "89e6a460fa29"),
+    "ALOM_XRAY": ("aadb15e8ed3b", "4cc00b738783"),
+    "GARG_FINE_TUNING": ("1e997f1d3d87", "15ee882cefa9"),
+    "GARG_FIRST_SOURCE": ("a4ba51470f7b", "35d32af5004b"),
+    "GARG_LAST_LAYERS": ("9279f4bec5d6", "3eda1a469caa"),
+    "GARG_SELF_TRAINING": ("963eb09d7005", "15ee882cefa9"),
+    "KHAN_SCREENING": ("5a643b342411", "303c4a9bedaa"),
+    "KHAN_SEGMENTATION": ("36d2da4c78c1", "68932bc9d909"),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_earlier_run_records_are_still_found(name):
+    recipe = getattr(training, name)
+    assert (recipe.hash(), recipe.fast().hash()) == EARLIER[name]
+
+
+def test_waiting_and_stopping_change_the_hash_where_they_are_used():
+    r = KHAN_SCREENING
+    assert r.but(patience=5).hash() == r.hash()  # no plateau is waited for
+    waiting = r.but(schedule="plateau")
+    changed = [r, r.but(stop_after=8), waiting, waiting.but(patience=5)]
+    assert len({x.hash() for x in changed}) == 4
+
+
+def test_tahir_is_as_the_thesis_says():
+    """Section 4.1: Adam 1e-4, betas 0.9 and 0.999, a fifth after 3 epochs, stop after 8, batch 4,
+    40 epochs; Section 4: 256×256, 5 folds, turns up to 25 degrees, shifts up to a tenth."""
+    for r in (training.TAHIR_SEGMENTATION, training.TAHIR_CLASSIFICATION, training.TAHIR_FAMILY):
+        assert (r.optimiser, r.lr, r.momentum, r.batch_size, r.epochs) == ("adam", 1e-4, 0.9, 4, 40)
+        assert (r.schedule, r.patience, r.stop_after, r.size) == ("plateau", 3, 8, 256)
+        assert r.gamma == pytest.approx(1 / 5) and r.loss == "cross_entropy" and r.pretrained
+        assert not r.at("fast").pretrained
+    family = training.TAHIR_FAMILY
+    assert (family.folds, family.oversample) == (5, True)
+    assert (family.augment["max_rotate"], family.augment["max_shift"]) == (25.0, 0.1)
+    assert training.TAHIR_SEGMENTATION.channels == 1 and family.channels == 3
+    assert len(set(training.TAHIR_SEGMENTERS)) == 15
+
+
+def test_three_channels_need_three():
+    with pytest.raises(ValueError, match="'3-channel' needs channels=3"):
+        KHAN_SCREENING.but(enhance="3-channel")
+    assert KHAN_SCREENING.but(enhance="3-channel", channels=3).channels == 3

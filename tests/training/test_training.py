@@ -360,3 +360,42 @@ def test_it_is_fastais_own_learner(parts):
     assert matrix.sum() == len(parts.valid)
     assert list(losses) == sorted(losses, reverse=True)
     assert set(learn.dls.vocab) == {"left", "right"}
+
+
+def test_a_rate_that_waits_and_a_training_that_stops(parts):
+    """Weights that do not move: nothing is gained after the first epoch. The rate falls to a fifth
+    after three epochs without gain, again after three more, and the eighth is the last."""
+    recipe = RECIPE.but(
+        lr=1e-30, epochs=40, schedule="plateau", gamma=0.2, patience=3, stop_after=8
+    )
+    dls = training.dataloaders(parts, recipe, progress=False)
+    learn = training.learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 2)))
+    record = training.fit(learn, show_progress=False)
+    assert (len(record.history), record.best_epoch) == (1 + 8, 1)
+    assert len({epoch["valid_loss"] for epoch in record.history}) == 1
+    each = np.array(learn.recorder.lrs).reshape(9, -1)[:, -1] / recipe.lr
+    np.testing.assert_allclose(each, [1, 1, 1, 1, 1 / 5, 1 / 5, 1 / 5, 1 / 25, 1 / 25])
+
+
+def test_a_scheme_of_three_channels_reaches_the_network(parts):
+    from covidlab.cascade import _probabilities
+    from covidlab.explain.maps import _opened
+    from covidlab.imaging import resize, three_channels
+
+    recipe = RECIPE.but(enhance="3-channel", channels=3)
+    dls = training.dataloaders(parts, recipe, progress=False)
+
+    def stack(data):
+        planes = [[resize(p, 24) for p in three_channels(data.image(i))] for i in range(len(data))]
+        return np.clip(planes, 0, 1)
+
+    train = stack(parts.train)
+    mean, std = (f(train, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    x, _ = next(iter(dls.valid))
+    np.testing.assert_allclose(x.numpy(), (stack(parts.valid) - mean) / std, atol=1e-3)
+    np.testing.assert_allclose(dls.prepared.grey, dls.prepared.array[:, 0])
+    learn = training.learner(dls)
+    found = training.predict(learn, parts.valid).probabilities
+    pictures = [parts.valid.image(i) for i in range(len(parts.valid))]
+    np.testing.assert_allclose(_probabilities(learn, pictures), found, atol=1e-4)
+    np.testing.assert_allclose(_opened(learn, pictures, None)[2](slice(None)), x, atol=1e-4)
