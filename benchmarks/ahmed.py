@@ -74,6 +74,7 @@ def lungs(args):
         np.concatenate([f.probabilities for f in found]),
         np.concatenate([f.truth for f in found]),
         found[0].classes,
+        found[0].name,
     )
     about = described(LUNGS, learn, whole) | {"seconds": seconds}
     rows.append({"fold": 0} | about | overlap(whole))
