@@ -495,6 +495,15 @@ TAHIR_SEGMENTERS = tuple(
 TAHIR_FAMILY_NETWORKS = ("SqueezeNet", "ResNet-18", "Inception-V3", "DenseNet-201")
 TAHIR_NETWORKS = ("ResNet-18", "ResNet-50", "DenseNet-121", "DenseNet-161", "Inception-V4")
 
+_TAHIR_LAPTOP = {
+    "pretrained": False,
+    "schedule": "one_cycle",
+    "stop_after": 0,
+    "epochs": 10,
+    # left–right flips alone
+    "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
+}
+
 # Its network is the best of Table 5; for infection, `masks=("infection_mask",)`.
 TAHIR_SEGMENTATION = Recipe(
     name="Tahir, segmentation",
@@ -513,17 +522,12 @@ TAHIR_SEGMENTATION = Recipe(
     stop_after=8,
     epochs=40,
     folds=1,
-    laptop={
+    laptop=_TAHIR_LAPTOP
+    | {
         "network": "FPN (ResNet-18)",
-        "pretrained": False,
         "loss": "cross_entropy+dice",  # small lesions count more: ten epochs of few images are short
         "size": 96,
         "lr": 1e-3,
-        "schedule": "one_cycle",
-        "stop_after": 0,
-        "epochs": 10,
-        # left–right flips alone
-        "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
     },
 )
 # Study II. Three channels, as its Table 12 counts.
@@ -533,19 +537,8 @@ TAHIR_CLASSIFICATION = TAHIR_SEGMENTATION.but(
     network="Inception-V4",
     masks=(),
     channels=3,
-    laptop={
-        "network": "ResNet-18",
-        "pretrained": False,
-        "size": 64,
-        "channels": 1,
-        "batch_size": 16,
-        "lr": 2e-3,
-        "schedule": "one_cycle",
-        "stop_after": 0,
-        "epochs": 10,
-        # left–right flips alone
-        "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
-    },
+    laptop=_TAHIR_LAPTOP
+    | {"network": "ResNet-18", "size": 64, "channels": 1, "batch_size": 16, "lr": 2e-3},
 )
 # Study I balances the training set with images turned by 5, 10, 20 and 25 degrees and shifted by up
 # to a tenth. Ours draws the angle evenly from ±25 degrees, each time an image is shown.
