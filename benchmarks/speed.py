@@ -81,19 +81,24 @@ def drawn(recipe, folder, batches=BATCHES):
     return datasets.Split(*(data.where(part) for part in parts), "whole batches, and one, and one")
 
 
+def cases(args):
+    """(name, recipe, images drawn for it) of each network that is asked for."""
+    for name in args.only or NETWORKS:
+        recipe = NETWORKS[name].but(epochs=1)
+        recipe = recipe.but(size=args.side) if args.side else recipe
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            os.environ |= {"COVIDLAB_RUNS": folder, "COVIDLAB_CACHE": folder}
+            yield name, recipe, drawn(recipe, folder)
+
+
 def glue(args):
     clock = time.perf_counter if args.wall or GPU else time.process_time
     threads = torch.get_num_threads() if args.wall else 1
     torch.set_num_threads(threads)
     print("| network | px | batch | ms an image, ceiling | ours | stock fastai | MONAI |")
     print("|---|---|---|---|---|---|---|")
-    for name in args.only or NETWORKS:
-        recipe = NETWORKS[name].but(epochs=1)
-        recipe = recipe.but(size=args.side) if args.side else recipe
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            os.environ |= {"COVIDLAB_RUNS": folder, "COVIDLAB_CACHE": folder}
-            sides = sides_of(recipe, drawn(recipe, folder), args.precision)
-            times = turns(sides, args.rounds, clock)
+    for name, recipe, split in cases(args):
+        times = turns(sides_of(recipe, split, args.precision), args.rounds, clock)
         ceiling = times[:, 0]
         cells = [f"{1000 * np.median(ceiling):.1f}"]
         for i in range(1, times.shape[1]):
@@ -266,24 +271,19 @@ def monai_epoch(recipe, split, precision):
 
 
 def gpu(args):
-    """Each network four ways: the same batch, trained on."""
+    """Each network three ways: the same batch, trained on."""
     if not GPU:
         sys.exit("speed.py gpu: no CUDA device here")
     print("| network | px | batch | fp32, ms an image | bf16, channels-last | compiled too | GiB |")
     print("|---|---|---|---|---|---|---|")
-    for name in args.only or NETWORKS:
-        recipe = NETWORKS[name].but(epochs=1)
-        recipe = recipe.but(size=args.side) if args.side else recipe
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            os.environ |= {"COVIDLAB_RUNS": folder, "COVIDLAB_CACHE": folder}
-            split = drawn(recipe, folder)
-            plain, mixed, compiled = (fresh(recipe, split, p) for p in ("fp32", "auto", "auto"))
-            plain.model.to(memory_format=torch.contiguous_format)
-            compiled.model = torch.compile(compiled.model)
-            n = BATCHES * recipe.batch_size
-            sides = [Side("", partial(again, each), n) for each in (plain, mixed, compiled)]
-            times = turns(sides, args.rounds, time.perf_counter)
-            memory = [peak(side) for side in sides]
+    for name, recipe, split in cases(args):
+        plain, mixed, compiled = (fresh(recipe, split, p) for p in ("fp32", "auto", "auto"))
+        plain.model.to(memory_format=torch.contiguous_format)
+        compiled.model = torch.compile(compiled.model)
+        n = BATCHES * recipe.batch_size
+        sides = [Side("", partial(again, each), n) for each in (plain, mixed, compiled)]
+        times = turns(sides, args.rounds, time.perf_counter)
+        memory = [peak(side) for side in sides]
         cells = [f"{1000 * np.median(times[:, 0]):.2f}"]
         cells += [f"{np.median(times[:, 0] / times[:, i]):.2f} ×" for i in (1, 2)]
         used = ", ".join(f"{m:.1f}" for m in memory)

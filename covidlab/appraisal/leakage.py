@@ -53,7 +53,8 @@ def copies(
     """
     _check(datasets, candidate, same, most)
     index = _index(datasets)
-    images = [_Image(*_opened(datasets, index, k)) for k in _bar(index.index, progress, "reading")]
+    rows = [(data, row) for data in datasets for row in range(len(data))]
+    images = [_fine(data.image(row)) for data, row in _bar(rows, progress, "reading")]
     pairs = _equal_files(index)
     sought = _candidates(images, candidate, most, set(pairs))
     for (i, j), (box, mirrored) in _bar(sought.items(), progress, "comparing"):
@@ -137,13 +138,11 @@ def show_pairs(pairs: pd.DataFrame, *datasets: Dataset, rows=None, columns: int 
 # ---- pictures ----------------------------------------------------------------------------------
 
 
-class _Image:
+def _fine(image: np.ndarray) -> np.ndarray:
     """What is compared of an image: without its plain border, at `FINE` pixels a side."""
+    from skimage.transform import resize
 
-    def __init__(self, image: np.ndarray):
-        from skimage.transform import resize
-
-        self.fine = resize(trimmed(image), (FINE, FINE), anti_aliasing=True).astype(np.float32)
+    return resize(trimmed(image), (FINE, FINE), anti_aliasing=True).astype(np.float32)
 
 
 def trimmed(image: np.ndarray, noise: float = 0.02) -> np.ndarray:
@@ -206,10 +205,10 @@ def _equal_files(index) -> dict:
 def _candidates(images, candidate: float, most: int, known: set) -> dict:
     """{(i, j): (box, mirrored)}: image i looks like the part of j in the box."""
     boxes = _boxes()
-    whole = np.concatenate([_thumbs(each.fine, boxes[:1]) for each in images])
+    whole = np.concatenate([_thumbs(each, boxes[:1]) for each in images])
     best: dict = {}
     for j, holder in enumerate(images):
-        parts = _thumbs(holder.fine, boxes)
+        parts = _thumbs(holder, boxes)
         for mirrored in (False, True):
             seen = (
                 parts
@@ -236,7 +235,7 @@ def _refined(image, holder, box, mirrored) -> tuple[float, tuple]:
     """How alike the fine structure is where the box fits best, and that box."""
     from scipy.optimize import minimize
 
-    picture = image.fine[:, ::-1] if mirrored else image.fine
+    picture = image[:, ::-1] if mirrored else image
 
     def fits(side, sigma):
         target = _unit(_crop(picture, (0, 0, 1, 1), side)[None], sigma)[0]
@@ -244,7 +243,7 @@ def _refined(image, holder, box, mirrored) -> tuple[float, tuple]:
         def loss(box):
             if min(box[2:]) < 0.3 or max(box[2:]) > 1.2:
                 return 1.0
-            part = _unit(_crop(holder.fine, tuple(box), side)[None], sigma)[0]
+            part = _unit(_crop(holder, tuple(box), side)[None], sigma)[0]
             return 1 - abs(float(target @ part))
 
         return loss
@@ -316,11 +315,6 @@ def _index(datasets) -> pd.DataFrame:
     columns = ["image", "label", "patient_id", "split", "sha256"]
     frames = [d.frame[columns].assign(dataset=d.card.id, row=range(len(d))) for d in datasets]
     return pd.concat(frames, ignore_index=True)
-
-
-def _opened(datasets, index, k):
-    by = {d.card.id: d for d in datasets}
-    return (by[index["dataset"][k]].image(index["row"][k]),)
 
 
 def _bar(things, progress, what):

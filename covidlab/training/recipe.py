@@ -184,6 +184,9 @@ class Recipe:
         return {k: (v, others[k]) for k, v in mine.items() if v != others[k]}
 
 
+# fastai's augmentation with all but the left–right flips taken out
+_FLIPS = {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0}
+
 # What Khan et al. compare (Tables 2, 3, 5 and 6), by their names in `models`.
 KHAN_NETWORKS = (
     "CoV-CTNet",
@@ -232,8 +235,8 @@ KHAN_SCREENING = Recipe(
         "momentum": 0.9,
         "schedule": "one_cycle",
         "epochs": 10,
-        # left–right flips alone: ten epochs on few patients are too many without
-        "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
+        # ten epochs on few patients are too many without
+        "augment": _FLIPS,
     },
 )
 
@@ -260,8 +263,7 @@ KHAN_SEGMENTATION = Recipe(
         "momentum": 0.9,
         "schedule": "one_cycle",
         "epochs": 12,
-        # left–right flips alone
-        "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
+        "augment": _FLIPS,
     },
 )
 
@@ -500,8 +502,7 @@ _TAHIR_LAPTOP = {
     "schedule": "one_cycle",
     "stop_after": 0,
     "epochs": 10,
-    # left–right flips alone
-    "augment": {"max_rotate": 0.0, "max_zoom": 1.0, "max_lighting": 0.0, "max_warp": 0.0},
+    "augment": _FLIPS,
 }
 
 # Its network is the best of Table 5; for infection, `masks=("infection_mask",)`.

@@ -387,16 +387,18 @@ EXPECTED_SEGMENTERS = {
 def test_every_network_has_a_map(name):
     torch.manual_seed(0)
     net, side = models.create(name, **NARROW.get(name, {})), max(64, models.smallest(name))
-    check(net, images(2, side), EXPECTED.get(name))
+    assert_sound_map(net, images(2, side), EXPECTED.get(name))
 
 
 @pytest.mark.parametrize("name", EXPECTED_SEGMENTERS)
 def test_every_segmenter_has_a_map(name):
     net = models.create_segmenter(name, **NARROW_SEGMENTERS.get(name, {}))
-    check(net, images(2, 64), EXPECTED_SEGMENTERS.get(name), region=np.ones((2, 64, 64), bool))
+    assert_sound_map(
+        net, images(2, 64), EXPECTED_SEGMENTERS.get(name), region=np.ones((2, 64, 64), bool)
+    )
 
 
-def check(net, x, layer, **options):
+def assert_sound_map(net, x, layer, **options):
     before = [(m.training, hooks(m)) for m in net.modules()]
     raw = explain.saliency(net, x, **options, **RAW)
     assert raw.shape == (2, *x.shape[-2:]) and raw.dtype == np.float32
