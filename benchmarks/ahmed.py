@@ -2,7 +2,7 @@
 
     python benchmarks/ahmed.py lungs    [--folds 10]   U-Net on both collections of the paper
     python benchmarks/ahmed.py covid    [--folds 10] [--variants plain lungs …]   by patient
-    python benchmarks/ahmed.py networks [--folds 10]   Table 7, on the lungs alone
+    python benchmarks/ahmed.py networks [--folds 10] [--networks …]   Table 7, on the lungs alone
 
 COVID-19 is one collection, normal another, as in the paper. `covid` trains on the whole image, on
 the lungs alone and on everything but them, folds by patient, and asks the folds' networks together
@@ -266,7 +266,7 @@ def networks(args):
     model, given = next(segmenters(args)), sources(args)["mixture"]
     data, _ = cut(given, found_lungs(given, [model]), "lungs")
     base, rows = training.AHMED_HRNET.at(args.profile), []
-    for name in training.AHMED_NETWORKS:
+    for name in args.networks:
         options = base.options if name == base.network else {}
         recipe, found = base.but(network=name, options=options), []
         for fold, learn, test in folds(data, recipe, args):
@@ -314,6 +314,7 @@ def main():
     parser.add_argument("--profile", default="fast", choices=("smoke", "fast", "paper"))
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS], choices=VARIANTS)
+    parser.add_argument("--networks", nargs="+", default=[*training.AHMED_NETWORKS])
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))
     parser.add_argument("--out", type=Path, default=paths.data() / "recorded")
     args = parser.parse_args()

@@ -526,6 +526,12 @@ TAHIR_SEGMENTATION = Recipe(
     laptop=_TAHIR_LAPTOP
     | {
         "network": "FPN (ResNet-18)",
+        "options": {
+            "encoder_depth": 4,  # the deepest stage would see 3×3 fields
+            "upsampling": 2,
+            "decoder_pyramid_channels": 64,
+            "decoder_segmentation_channels": 32,
+        },
         "loss": "cross_entropy+dice",  # small lesions count more: ten epochs of few images are short
         "size": 96,
         "lr": 1e-3,
@@ -539,7 +545,15 @@ TAHIR_CLASSIFICATION = TAHIR_SEGMENTATION.but(
     masks=(),
     channels=3,
     laptop=_TAHIR_LAPTOP
-    | {"network": "ResNet-18", "size": 64, "channels": 1, "batch_size": 16, "lr": 2e-3},
+    | {
+        "network": "ResNet-18",
+        "options": {"channels": (32, 64, 128, 256)},
+        "size": 64,
+        "channels": 1,
+        "batch_size": 8,
+        "lr": 2e-3,
+        "epochs": 15,
+    },
 )
 # Study I balances the training set with images turned by 5, 10, 20 and 25 degrees and shifted by up
 # to a tenth. Ours draws the angle evenly from ±25 degrees, each time an image is shown.
