@@ -75,6 +75,7 @@ def run(
         outcome.fingerprint = fingerprint
         write_whole(status, json.dumps(asdict(outcome)).encode())
         outcomes.append(outcome)
+    write_glossary(folder.parent / "docs" / "glossary.md", out)
     index = write_gallery(out, [p.stem for p in sorted(folder.glob("[0-9]*.ipynb"))], given)
     failed = [o for o in outcomes if o.state == "failed"]
     for o in failed:
@@ -201,6 +202,19 @@ def write_gallery(out: Path, order: list[str], parameters: dict) -> Path:
     return write_whole(out / "index.html", page.encode())
 
 
+def write_glossary(source: Path, out: Path) -> None:
+    """glossary.html for the pages in `out` to link to, if there is a glossary.
+
+    Its anchors are in small letters, as GitHub has them and as the notebooks link to.
+    """
+    from nbformat.v4 import new_markdown_cell, new_notebook
+
+    if source.is_file():
+        page = _page(new_notebook(cells=[new_markdown_cell(source.read_text("utf-8"))]))
+        page = re.sub(r'(<h3 id|href)="#?[\w-]+"', lambda found: found[0].lower(), page)
+        write_whole(out / "glossary.html", page.encode())
+
+
 def add_run(subparsers) -> None:
     """Adds `covidlab run` to a command line."""
     parser = subparsers.add_parser("run", help="execute the notebooks and make a gallery")
@@ -275,7 +289,8 @@ def _page(notebook) -> str:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
-    return exporter.from_notebook_node(notebook)[0]
+    page = exporter.from_notebook_node(notebook)[0]
+    return page.replace("../docs/glossary.md", "glossary.html")
 
 
 def _summary(notebook, name: str) -> tuple[str, str, str | None]:

@@ -41,15 +41,19 @@ from .realism import (
     spectral_slope,
     wasserstein,
 )
+from .report_card import ReportCard, report_card
+from .shortcuts import FACTS, label_from, picture_facts
 from .tables import SEVERITIES, check_table
 from .two_sample import TwoSample, classifier_two_sample, mmd
 
 __all__ = [
+    "FACTS",
     "SEVERITIES",
     "Attainable",
     "Printed",
     "Profile",
     "Range",
+    "ReportCard",
     "TwoSample",
     "accuracy_bounds",
     "appraise",
@@ -76,18 +80,21 @@ __all__ = [
     "half_width",
     "implied_n",
     "jensen_shannon",
+    "label_from",
     "lung_air",
     "matrices",
     "mcc_bounds",
     "merged",
     "mmd",
     "other_readings",
+    "picture_facts",
     "plot_attainable",
     "plot_profiles",
     "precision_bounds",
     "printed",
     "profile",
     "radial_spectrum",
+    "report_card",
     "scan_sizes",
     "screening_rows",
     "show_pairs",

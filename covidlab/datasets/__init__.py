@@ -12,6 +12,7 @@ from .selection import combine, select
 from .sites import SITES, Site, assign, association
 from .sources import catalogue, fetch, find, from_csv, from_folder, load
 from .splits import LeakageWarning, Split, has_official, kfold, official, split
+from .written import from_arrays
 
 __all__ = [
     "Card",
@@ -32,6 +33,7 @@ __all__ = [
     "combine",
     "fetch",
     "find",
+    "from_arrays",
     "from_csv",
     "from_folder",
     "has_official",

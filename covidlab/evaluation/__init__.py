@@ -1,5 +1,16 @@
 """Predictions → numbers with intervals, curves, and the published tables beside ours."""
 
+from .calibration import (
+    brier,
+    by_group,
+    calibration_error,
+    chance_calibration_error,
+    decision_curve,
+    plot_decision_curve,
+    temperature,
+    temperature_scaling,
+    with_temperature,
+)
 from .figures import (
     plot_calibration,
     plot_confusion,
@@ -31,7 +42,7 @@ from .metrics import (
     from_counts,
     per_class,
 )
-from .papers import published, recorded, tables
+from .papers import over_runs, published, recorded, stated, tables
 from .segmentation import (
     REGION_METRICS,
     WHOLE_METRICS,
@@ -52,11 +63,16 @@ __all__ = [
     "WHOLE_METRICS",
     "bf_score",
     "bootstrap",
+    "brier",
+    "by_group",
+    "calibration_error",
+    "chance_calibration_error",
     "classification_metrics",
     "compare",
     "compare_masks",
     "confusion",
     "cortes_mohri",
+    "decision_curve",
     "delong",
     "delong_test",
     "detection",
@@ -68,12 +84,14 @@ __all__ = [
     "mask_confusion",
     "mask_difference",
     "normal",
+    "over_runs",
     "per_class",
     "per_image",
     "pick_by_severity",
     "plot_calibration",
     "plot_confusion",
     "plot_convergence",
+    "plot_decision_curve",
     "plot_extremes",
     "plot_mask_confusion",
     "plot_pr",
@@ -84,6 +102,10 @@ __all__ = [
     "segmentation_metrics",
     "segmentation_report",
     "show_segmentations",
+    "stated",
     "tables",
+    "temperature",
+    "temperature_scaling",
     "wilson",
+    "with_temperature",
 ]

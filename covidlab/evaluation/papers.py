@@ -155,6 +155,53 @@ def recorded(name: str, **where) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def stated(paper: str, table: int | str, where: str, column: str, n: int | None = None) -> dict:
+    """One number of a published table, as a fraction, and Wilson's interval if it counts n cases.
+
+    `where` is a query of `published(paper, table)` that leaves one row. Percent, where the header
+    or the caption says so, is divided by 100. Keys: value, low, high (NaN without n), n.
+
+    Raises ValueError when another number of rows than one is left, or no such column.
+    """
+    from .intervals import wilson
+
+    cells = published(paper, table)
+    row = cells.query(where)
+    if len(row) != 1 or column not in cells:
+        raise ValueError(
+            f"{paper} {table}: {len(row)} rows where {where}, column {column!r} among "
+            f"{', '.join(map(str, cells))}: one row and a column are needed"
+        )
+    percent = "%" in column or cells.attrs["units"] == "percent"
+    value = float(row[column].iloc[0]) / (100 if percent else 1)
+    ends = wilson(round(value * n), n) if n else None
+    low, high = (ends.low, ends.high) if ends else (float("nan"),) * 2
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def over_runs(name: str, metric: str, **where) -> dict:
+    """A metric of `recorded(name, **where)` over its rows: their mean, and the outermost bounds.
+
+    The rows are trainings that differ in the seed. The bounds are the lowest low and the highest
+    high, wide on purpose: an interval of each holds the luck of its test part, not of its training.
+    Keys: value, low, high, n (images of the first row), patients (None where not recorded),
+    dataset, runs. Raises ValueError as `recorded`, and for an unknown metric.
+    """
+    rows = recorded(name, **where)
+    if metric not in rows or f"{metric} low" not in rows:
+        raise ValueError(f"{name} has no {metric!r} with an interval: {', '.join(rows)}")
+    first = rows.iloc[0]
+    return {
+        "value": rows[metric].mean(),
+        "low": rows[f"{metric} low"].min(),
+        "high": rows[f"{metric} high"].max(),
+        "n": int(first["n"]),
+        "patients": int(first["patients"]) if "patients" in rows else None,
+        "dataset": first["dataset"],
+        "runs": len(rows),
+    }
+
+
 def _read(name: str) -> pd.DataFrame:
     return pd.read_csv(paths.data() / "published" / name, dtype=str, keep_default_na=False)
 
