@@ -59,10 +59,9 @@ def facts(args):
     rows = []
     for data in questions(args):
         known = appraisal.picture_facts(data, progress=False)
-        for kinds in ([], *([kind] for kind in appraisal.FACTS)):
-            told = appraisal.label_from(
-                known, data, kinds, seed=args.seed, name=kinds[0] if kinds else "all"
-            )
+        for kinds in ([], ["size", "file"], *([kind] for kind in appraisal.FACTS)):
+            name = " and ".join(kinds) or "all"
+            told = appraisal.label_from(known, data, kinds, seed=args.seed, name=name)
             told = replace(told, positive=None)
             about = {
                 "dataset": data.card.id,
