@@ -48,9 +48,9 @@ def copies(args):
     for names in (XRAY, CT):
         given = there(names, args)
         if given:
-            tables.append(appraisal.copies(*given, most=args.most))
+            tables.append(appraisal.copies(*given, most=args.most, same=args.same))
     pairs = pd.concat(tables, ignore_index=True)
-    print(appraisal.conflicts(pairs))
+    print(appraisal.conflicts(pairs[pairs["alike"] >= appraisal.SAME]))
     write("leakage_copies", pairs, args)
 
 
@@ -147,6 +147,9 @@ def main():
     parser.add_argument("task", choices=tasks)
     parser.add_argument("--sets", nargs="+", choices=(*XRAY, *CT))
     parser.add_argument("--most", type=int, default=8, help="candidates looked at for each image")
+    parser.add_argument(
+        "--same", type=float, default=0.6, help="likeness from which pairs are kept"
+    )
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))

@@ -24,7 +24,7 @@ from .claims import (
     printed,
     scan_sizes,
 )
-from .leakage import conflicts, copies, merged, show_pairs
+from .leakage import SAME, conflicts, copies, merged, show_pairs
 from .papers import appraise, claims_markdown, coverage, equations, screening_rows, write_claims
 from .realism import (
     Profile,
@@ -48,6 +48,7 @@ from .two_sample import TwoSample, classifier_two_sample, mmd
 
 __all__ = [
     "FACTS",
+    "SAME",
     "SEVERITIES",
     "Attainable",
     "Printed",

@@ -20,7 +20,7 @@ THUMB, FINE = 16, 128  # pixels a side, of the search and of the refinement
 SHARES = (1.0, 0.9, 0.8, 0.7)  # of a side, that a crop keeps
 CANDIDATE = 0.8  # correlation of thumbnails from which a pair is looked at closely
 COARSE = 0.6  # correlation of coarser structure below which the fine one is not looked at
-SAME = 0.6  # correlation of fine structure from which a pair is one image
+SAME = 0.8  # correlation of fine structure from which a pair is one image
 
 _KINDS = ("same file", "same picture", "cropped", "mirrored")
 
@@ -48,8 +48,12 @@ def copies(
     `part`, the share of the other's area that it shows; `labels differ`, `patients differ`,
     `splits differ`, the last two where both are known.
 
-    Our own method: no paper here checks for copies. ValueError without a dataset, for two of one id,
-    or for thresholds that are not in -1..1.
+    Our own method: no paper here checks for copies. Among 1,664 real X-rays every pair above 0.8 is
+    one picture as far as we can see, and none lies between 0.75 and 0.86; from 0.6 to 0.75 are
+    X-rays of one patient on two days, but also slim people before one machine: a lower `same` finds
+    what has to be looked at.
+
+    ValueError without a dataset, for two of one id, or for thresholds that are not in -1..1.
     """
     _check(datasets, candidate, same, most)
     index = _index(datasets)
