@@ -579,13 +579,38 @@ def test_recorded_tables_are_fractions_with_their_provenance():
     assert names
     for name in names:
         table = evaluation.recorded(name)
-        assert {"dataset", "profile", "n"} <= set(table), name
-        assert (table["n"] > 0).all()
+        trained = {"profile", "n"} if not name.startswith("leakage") else set()
+        assert {"dataset"} | trained <= set(table), name
+        assert "n" not in table or (table["n"] > 0).all()
         for low in [c for c in table if c.endswith(" low")]:
             value, high = table[low.removesuffix(" low")], table[low.replace(" low", " high")]
             assert value.dropna().between(-1, 1).all(), (name, low)
             known = table[low].notna()  # no MCC where a network gave one answer for all
             assert (table[low] <= high)[known].all(), (name, low)
+
+
+def test_a_stated_number_is_the_cell_and_its_interval_wilsons():
+    said = evaluation.stated("alom", "text01", "Images == 45", "Accuracy (%)", n=45)
+    assert said["value"] == pytest.approx(0.9878) and said["n"] == 45
+    share = evaluation.wilson(44, 45)  # 0.9878 of 45 is nearest to 44
+    assert (said["low"], said["high"]) == pytest.approx((share.low, share.high))
+    assert math.isnan(evaluation.stated("khan", 5, "index == 0", "DS")["low"])
+    assert (
+        evaluation.stated("khan", 5, "index == 0", "DS")["value"] == 0.953
+    )  # as headed: no percent
+    with pytest.raises(ValueError, match="4 rows"):
+        evaluation.stated("khan", 2, "index >= 0", "%Accuracy")
+
+
+def test_over_runs_is_the_mean_with_the_outermost_bounds():
+    where = {"dataset": "ct-covidct-ucsd", "network": "stages 3, 4, 5"}
+    rows = evaluation.recorded("garg_slices", **where)
+    found = evaluation.over_runs("garg_slices", "roc_auc", **where)
+    assert found["runs"] == len(rows) == 3 and found["n"] == 203
+    assert found["value"] == pytest.approx(rows["roc_auc"].sum() / 3)
+    assert found["low"] == rows["roc_auc low"].min() and found["high"] == rows["roc_auc high"].max()
+    with pytest.raises(ValueError, match="no 'dice'"):
+        evaluation.over_runs("garg_slices", "dice")
 
 
 def test_recorded_names_what_there_is():
