@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def from_arrays(
     rows.to_csv(folder / "manifest.csv", index=False)
     if isinstance(card, str):
         card = Card(card, classes=tuple(sorted(rows["label"].unique())))
-    return Dataset(rows, folder, replace(card))
+    return Dataset(rows, folder, card)
 
 
 def _check(images, frame, masks):
