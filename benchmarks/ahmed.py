@@ -15,18 +15,14 @@ trainings are taken from their run records; every command writes what it measure
 `data/recorded/ahmed_*.csv`, which notebook 05 shows (`--out` for another folder).
 """
 
-import argparse
-import os
 from dataclasses import replace
-from pathlib import Path
-
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import pandas as pd
+from _common import described, overlap, parser, scored, trained, write
 
-from covidlab import cascade, datasets, evaluation, explain, imaging, paths, training
-from covidlab.predictions import MaskPredictions
+from covidlab import cascade, datasets, evaluation, explain, imaging, training
+from covidlab.predictions import joined
 
 LUNGS = "cxr-lungmask-mc-shenzhen"
 SICK, WELL = "cxr-ieee8023-gb", "cxr-ozturk"
@@ -42,7 +38,6 @@ VARIANTS = {  # name → part of the image, cropped to the lungs or not
 }
 FINEST = "backbone.incre_modules.0"  # of HRNet's four resolutions; the coarsest is 2×2 at 64 px
 METRICS = ["accuracy", "recall", "specificity", "roc_auc"]
-MASK_METRICS = ["image_dice", "dice", "iou"]
 
 
 # ---- lungs -------------------------------------------------------------------------------------
@@ -55,35 +50,15 @@ def segmenters(args):
         yield trained(split, recipe, args), split
 
 
-def trained(split, recipe, args):
-    dls = training.dataloaders(split, recipe, seed=0, progress=False)
-    learn = training.learner(dls, precision=args.precision)
-    print(training.fit(learn, reuse=True, show_progress=False), flush=True)
-    return learn
-
-
 def lungs(args):
     rows, found, seconds = [], [], 0.0
     for fold, (learn, split) in enumerate(segmenters(args), 1):
         found.append(training.predict(learn, split.test))
         seconds += learn.record.seconds
-        about = described(LUNGS, learn, found[-1]) | {"seconds": learn.record.seconds}
-        rows.append({"fold": fold} | about | overlap(found[-1]))
-    whole = MaskPredictions(
-        pd.concat([f.frame for f in found], ignore_index=True),
-        np.concatenate([f.probabilities for f in found]),
-        np.concatenate([f.truth for f in found]),
-        found[0].classes,
-        found[0].name,
-    )
-    about = described(LUNGS, learn, whole) | {"seconds": seconds}
-    rows.append({"fold": 0} | about | overlap(whole))
+        rows.append({"fold": fold} | described(learn, found[-1]) | overlap(found[-1]))
+    whole = joined(found)
+    rows.append({"fold": 0} | described(learn, whole, seconds) | overlap(whole))
     write("ahmed_lungs", rows, args)
-
-
-def overlap(found):
-    table = evaluation.compare_masks([found], MASK_METRICS).xs("lung", level="region").iloc[0]
-    return bounds(table, MASK_METRICS)
 
 
 # ---- images with and without lungs -------------------------------------------------------------
@@ -151,12 +126,12 @@ def covid(args):
         for fold, learn, test in folds(cuts["mixture"], recipe, args):
             found.append(training.predict(learn, test, name=variant))
             inside = heat(learn, test)
-            rows.append({"fold": fold} | scored(learn, found[-1]) | interval(inside))
+            rows.append({"fold": fold} | row_of(learn, found[-1]) | interval(inside))
             whole.append((variant, found[-1], inside))
             for name, some in asked.items():
                 some.append(training.predict(learn, cuts[name], name=variant))
         parts, heats = zip(*((p, h) for v, p, h in whole if v == variant), strict=True)
-        rows.append({"fold": 0} | scored(learn, joined(parts)) | interval(pd.concat(heats)))
+        rows.append({"fold": 0} | row_of(learn, joined(parts)) | interval(pd.concat(heats)))
         elsewhere += [called(name, averaged(some)) for name, some in asked.items()]
     aside = [row for name, data in given.items() for row in counted(name, data, masks[name])]
     write("ahmed_covid", rows, args)
@@ -208,23 +183,15 @@ def interval(table, n_boot=1000):
     return means | {"heat in lungs low": low, "heat in lungs high": high}
 
 
-def joined(found):
-    return replace(
-        found[0],
-        frame=pd.concat([f.frame for f in found], ignore_index=True),
-        probabilities=np.concatenate([f.probabilities for f in found]),
-    )
-
-
 def averaged(found):
     """What the folds' networks say together."""
     return replace(found[0], probabilities=np.mean([f.probabilities for f in found], axis=0))
 
 
-def scored(learn, found, metrics=METRICS):
-    table = evaluation.compare([found], metrics).iloc[0]
+def row_of(learn, found, seconds=None):
     about = {"variant": found.name, "network": learn.recipe.network}
-    return about | described(sources_of(found.frame), learn, found) | bounds(table, metrics)
+    about |= described(learn, found, seconds, sources_of(found.frame))
+    return about | scored(found, METRICS)
 
 
 def called(name, found):
@@ -232,7 +199,7 @@ def called(name, found):
     metrics = METRICS if 0 < found.is_positive.sum() < len(found) else ["specificity"]
     about = {"variant": found.name, "set": name, "dataset": sources_of(found.frame)}
     about |= {"n": len(found), "patients": found.frame["patient_id"].nunique()}
-    return about | bounds(evaluation.compare([found], metrics).iloc[0], metrics)
+    return about | scored(found, metrics)
 
 
 def differences(whole):
@@ -271,8 +238,8 @@ def networks(args):
         recipe, found = base.but(network=name, options=options), []
         for fold, learn, test in folds(data, recipe, args):
             found.append(training.predict(learn, test, name="lungs"))
-            rows.append({"fold": fold} | scored(learn, found[-1]))
-        rows.append({"fold": 0} | scored(learn, joined(found)))
+            rows.append({"fold": fold} | row_of(learn, found[-1]))
+        rows.append({"fold": 0} | row_of(learn, joined(found)))
     write("ahmed_networks", rows, args)
 
 
@@ -283,41 +250,12 @@ def sources_of(frame):
     return " + ".join(sorted(set(frame["source"])))
 
 
-def described(dataset, learn, found):
-    record = learn.record
-    return {
-        "dataset": dataset,
-        "epochs": record.recipe["epochs"],
-        "size": record.recipe["size"],
-        "n": len(found),
-        "patients": found.frame["patient_id"].nunique(),
-        "seconds": record.seconds,
-    }
-
-
-def bounds(table, metrics):
-    return {m + end: table[m + end] for m in metrics for end in ("", " low", " high")}
-
-
-def write(name, rows, args):
-    table = pd.DataFrame(rows).round(4)
-    table.insert(1, "profile", args.profile)
-    print(table.to_string(index=False), "\n")
-    args.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out / f"{name}.csv", index=False)
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     tasks = {"lungs": lungs, "covid": covid, "networks": networks}
-    parser.add_argument("task", choices=tasks)
-    parser.add_argument("--profile", default="fast", choices=("smoke", "fast", "paper"))
-    parser.add_argument("--folds", type=int, default=10)
-    parser.add_argument("--variants", nargs="+", default=[*VARIANTS], choices=VARIANTS)
-    parser.add_argument("--networks", nargs="+", default=[*training.AHMED_NETWORKS])
-    parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))
-    parser.add_argument("--out", type=Path, default=paths.data() / "recorded")
-    args = parser.parse_args()
+    options = parser(__doc__, tasks, folds=10)
+    options.add_argument("--variants", nargs="+", default=[*VARIANTS], choices=VARIANTS)
+    options.add_argument("--networks", nargs="+", default=[*training.AHMED_NETWORKS])
+    args = options.parse_args()
     tasks[args.task](args)
 
 

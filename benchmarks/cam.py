@@ -34,7 +34,9 @@ def trained(args):
     """A ResNet-18 that can tell X-rays of COVID-19 from others, and images it has not seen."""
     data = datasets.load("phantom-covid-qu", n_patients=60, size=160, seed=0, progress=False)
     split = datasets.split(data, seed=0)
-    recipe = training.TAHIR_CLASSIFICATION.fast().but(size=args.size, epochs=args.epochs)
+    recipe = training.TAHIR_CLASSIFICATION.fast().but(
+        size=args.size, epochs=args.epochs, options={}
+    )
     learn = training.learner(training.dataloaders(split, recipe, seed=0, progress=False))
     print(training.fit(learn, reuse=True, show_progress=False))
     return learn, split.test.where(np.arange(len(split.test)) < args.images)

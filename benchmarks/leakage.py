@@ -9,16 +9,14 @@ Sets that are not there are named and left out. Results go to `data/recorded/lea
 """
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-import numpy as np
 import pandas as pd
+from _common import scored, trained
 
 from covidlab import appraisal, datasets, evaluation, paths, training
+from covidlab.predictions import joined
 
 XRAY = ("cxr-ieee8023-gb", "cxr-ozturk", "cxr-hannover", "cxr-lungmask-mc-shenzhen")
 CT = (
@@ -69,8 +67,7 @@ def facts(args):
                 "facts": told.name,
             }
             about |= {"n": len(data), "patients": len(set(data.patients)), "seed": args.seed}
-            row = evaluation.compare([told], METRICS).iloc[0]
-            rows.append(about | {m + e: row[m + e] for m in METRICS for e in ("", " low", " high")})
+            rows.append(about | scored(told, METRICS))
             print(rows[-1], flush=True)
     write("leakage_facts", pd.DataFrame(rows), args)
 
@@ -107,13 +104,9 @@ def cost(args):
         for by in ("image", "patient"):
             parts = []
             for split in datasets.kfold(data, args.folds, by=by, seed=args.seed):
-                learn = training.learner(
-                    training.dataloaders(split, recipe, seed=args.seed, progress=False),
-                    precision=args.precision,
-                )
-                print(training.fit(learn, reuse=True, show_progress=False), flush=True)
+                learn = trained(split, recipe, args, args.seed)
                 parts.append(training.predict(learn, split.test, name=by))
-            found[by] = in_order(parts)
+            found[by] = joined(parts, by="image")
         about = {"dataset": data.card.id, "network": recipe.network, "n": len(data)}
         about |= {"patients": len(set(data.patients)), "folds": args.folds, "seed": args.seed}
         for by, whole in found.items():
@@ -126,14 +119,6 @@ def cost(args):
 
 
 ENDS = (("", "value"), (" low", "low"), (" high", "high"))
-
-
-def in_order(parts):
-    """All folds together, in the order of the image names."""
-    frame = pd.concat([p.frame for p in parts], ignore_index=True)
-    order = frame["image"].argsort().to_numpy()
-    chances = np.concatenate([p.probabilities for p in parts])[order]
-    return replace(parts[0], frame=frame.iloc[order], probabilities=chances)
 
 
 def write(name, table, args):

@@ -1,6 +1,6 @@
 """Tahir's thesis on real X-rays: lungs, infection and how much, three classes, SARS; and timings.
 
-    python benchmarks/tahir.py lungs     [--networks …] [--size 192]   Montgomery and Shenzhen
+    python benchmarks/tahir.py lungs     [--networks …]   Montgomery and Shenzhen
     python benchmarks/tahir.py infection [--networks …]   94 X-rays with drawn infection, and healthy
     python benchmarks/tahir.py studyII   [--networks …]   COVID-19, pneumonia, none; plain and lungs
     python benchmarks/tahir.py family    [--networks …]   COVID-19 or SARS, four image schemes
@@ -13,43 +13,37 @@ X-rays. Lungs of X-rays that have none drawn are those of the first network of `
 MERS images. In `studyII` COVID-19 is one collection, the others another; in `infection` so are those
 with and without.
 
-`--profile fast` trains as notebook 07 does on a laptop, `--profile paper` as published. Finished
+`--profile fast` trains as notebook 07 does on a laptop (lungs longer), `--profile paper` as published;
+`--size` and `--epochs` change what is not the lungs. Finished
 trainings are taken from their run records; every command writes what it measured to
 `data/recorded/tahir_*.csv` (`--out` for another folder).
 """
 
-import argparse
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
 import numpy as np
 import pandas as pd
+from _common import asked, bounds, described, overlap, parser, trained, write
 
 from covidlab import cascade, datasets, evaluation, imaging, models, paths, severity, training
-from covidlab.predictions import MaskPredictions
+from covidlab.predictions import joined
 
 LUNGS, SICK, WELL = "cxr-lungmask-mc-shenzhen", "cxr-ieee8023-gb", "cxr-ozturk"
-MASK_METRICS = ["image_dice", "dice", "iou", "class_accuracy"]
 METRICS = ["accuracy", "precision", "recall", "f_score", "specificity", "roc_auc"]
 FOLLOWED = 3  # X-rays of a patient
-
-
-def trained(split, recipe, args):
-    dls = training.dataloaders(split, recipe, seed=args.seed, progress=False)
-    learn = training.learner(dls, precision=args.precision)
-    print(training.fit(learn, reuse=True, show_progress=False), flush=True)
-    return learn
+# `fast` finds real lungs at a size and with augmentations that a laptop's notebook has no time for.
+LONGER = {
+    "size": 192,
+    "epochs": 30,
+    "augment": {"max_rotate": 10.0, "max_zoom": 1.15, "max_lighting": 0.3, "max_warp": 0.1},
+}
 
 
 def shaped(recipe, network, args):
-    """The recipe of the profile with another network, at the size and length that were asked for."""
-    recipe = recipe.at(args.profile).but(network=network, options={})
-    given = {"size": args.size, "epochs": args.epochs}
-    return recipe.but(**{k: v for k, v in given.items() if v})
+    return asked(recipe, args).but(network=network, options={})
 
 
 def folds(data, args):
@@ -67,9 +61,10 @@ def few(data, args, n=12):
 
 def lung_models(network, args):
     """(learner, split) of each fold on the two collections."""
-    recipe = shaped(training.TAHIR_SEGMENTATION, network, args)
+    recipe = training.TAHIR_SEGMENTATION.at(args.profile).but(network=network, options={})
+    recipe = recipe.but(**LONGER) if args.profile == "fast" else recipe
     for split in folds(few(datasets.load(LUNGS), args), args):
-        yield trained(split, recipe, args), split
+        yield trained(split, recipe, args, args.seed), split
 
 
 def lungs(args):
@@ -86,13 +81,6 @@ def lungs(args):
             about = {"network": network, "mask": name} | described(learn, whole, seconds)
             rows.append(about | overlap(whole, "lung"))
     write("tahir_lungs", rows, args)
-
-
-def overlap(found, region):
-    table = evaluation.compare_masks([found], MASK_METRICS).xs(region, level="region").iloc[0]
-    each = evaluation.per_image(found)[f"iou / {region}"]
-    correct = float((found.predicted == found.truth).mean())
-    return bounds(table, MASK_METRICS) | {"image_iou": each.mean(), "global_accuracy": correct}
 
 
 def found_lungs(data, args):
@@ -154,10 +142,10 @@ def infection(args):
             )
             test = split.test.where(np.isin(split.test.patients, alone.test.patients))
             lung = [of[image] for image in test.frame["image"]]
-            for name, given, asked in (("parallel", split, test), ("cascaded", alone, alone.test)):
-                learn = last[name] = trained(given, recipe, args)
+            for name, given, unseen in (("parallel", split, test), ("cascaded", alone, alone.test)):
+                learn = last[name] = trained(given, recipe, args, args.seed)
                 seconds[name] += learn.record.seconds
-                found = training.predict(learn, asked, name=name)
+                found = training.predict(learn, unseen, name=name)
                 parts[name].append(cascade.within_lungs(replace(found, frame=test.frame), lung))
                 if name == "parallel":
                     learners.append((learn, split))
@@ -256,10 +244,10 @@ def compared(data, cut, recipe, schemes, args):
             channels = 3 if enhance == "3-channel" else recipe.channels
             chosen, parts, seconds = recipe.but(enhance=enhance, channels=channels), [], 0.0
             for split in folds(given, args):
-                learn = trained(split, chosen, args)
+                learn = trained(split, chosen, args, args.seed)
                 parts.append(training.predict(learn, split.test, name=name))
                 seconds += learn.record.seconds
-            whole = joined_classes(parts)
+            whole = joined(parts)
             about = {"network": recipe.network, "input": name, "scheme": scheme}
             about |= described(learn, whole, seconds)
             table = evaluation.compare([replace(whole, positive=None)], METRICS, weighted=True)
@@ -345,63 +333,16 @@ def clocked(run, device, rounds):
 # ---- all of them -------------------------------------------------------------------------------
 
 
-def joined(found):
-    return MaskPredictions(
-        pd.concat([f.frame for f in found], ignore_index=True),
-        np.concatenate([f.probabilities for f in found]),
-        np.concatenate([f.truth for f in found]),
-        found[0].classes,
-        found[0].name or "all folds",
-    )
-
-
-def joined_classes(found):
-    frame = pd.concat([f.frame for f in found], ignore_index=True)
-    return replace(
-        found[0], frame=frame, probabilities=np.concatenate([f.probabilities for f in found])
-    )
-
-
-def described(learn, found, seconds):
-    record = learn.record
-    return {
-        "dataset": record.data["dataset"],
-        "seed": record.seed,
-        "epochs": record.recipe["epochs"],
-        "size": record.recipe["size"],
-        "n": len(found),
-        "patients": found.frame["patient_id"].nunique(),
-        "seconds": seconds,
-    }
-
-
-def bounds(table, metrics):
-    return {m + end: table[m + end] for m in metrics for end in ("", " low", " high")}
-
-
-def write(name, rows, args):
-    table = pd.DataFrame(rows).round(4)
-    table.insert(1, "profile", args.profile)
-    print(table.to_string(index=False), "\n")
-    args.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out / f"{name}.csv", index=False)
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     tasks = {"lungs": lungs, "infection": infection, "studyII": study_two}
     tasks |= {"family": family, "timings": timings}
-    parser.add_argument("task", choices=tasks)
-    parser.add_argument("--profile", default="fast", choices=("smoke", "fast", "paper"))
-    parser.add_argument("--networks", nargs="+", help="by their names in covidlab.models")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, help="of the images")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--rounds", type=int, default=9, help="of timings")
-    parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))
-    parser.add_argument("--out", type=Path, default=paths.data() / "recorded")
-    args = parser.parse_args()
+    options = parser(__doc__, tasks)
+    options.add_argument("--networks", nargs="+", help="by their names in covidlab.models")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--size", type=int, help="of the images, but for the lungs")
+    options.add_argument("--epochs", type=int)
+    options.add_argument("--rounds", type=int, default=9, help="of timings")
+    args = options.parse_args()
     tasks[args.task](args)
 
 

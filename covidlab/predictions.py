@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -170,6 +171,43 @@ class MaskPredictions:
             )
         # A Python float is compared in the probabilities' own precision.
         return (self.probabilities[:, 1] >= float(threshold)).astype(np.uint8)
+
+
+def joined(
+    parts: Iterable[Predictions | MaskPredictions], name: str | None = None, by: str | None = None
+) -> Predictions | MaskPredictions:
+    """The test parts of several folds as one, so that all images are measured together.
+
+    Rows keep the order of the parts or, with `by="image"`, that of a column: two networks tested on
+    the same folds in whatever order then stand row beside row, as `evaluation.difference` needs it.
+    `name` is the first part's by default.
+
+    Raises ValueError where there is nothing to join, where classes differ or two kinds of
+    predictions meet, and where an image is in two parts: it would count twice.
+    """
+    parts = list(parts)
+    if not parts:
+        raise ValueError("there are no predictions to join")
+    first = parts[0]
+    for part in parts[1:]:
+        if type(part) is not type(first) or part.classes != first.classes:
+            raise ValueError(
+                f"{part.name or 'a part'} is {type(part).__name__} of {list(part.classes)}, "
+                f"{first.name or 'the first'} {type(first).__name__} of {list(first.classes)}"
+            )
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    known = [column for column in ("source", "image") if column in frame]
+    twice = frame.duplicated(known) if "image" in known else pd.Series(False, frame.index)
+    if twice.any():
+        raise ValueError(
+            f"{frame['image'][twice].iloc[0]} is in two parts: it would count twice. Parts must "
+            "be test parts of one cross-validation"
+        )
+    order = slice(None) if by is None else frame[by].argsort(kind="stable").to_numpy()
+    rows = {"probabilities": np.concatenate([part.probabilities for part in parts])[order]}
+    if isinstance(first, MaskPredictions):
+        rows["truth"] = np.concatenate([part.truth for part in parts])[order]
+    return replace(first, frame=frame.iloc[order], name=name or first.name, **rows)
 
 
 def _check_pixels(probabilities: np.ndarray):

@@ -133,7 +133,7 @@ def execute(path: Path, out: Path, parameters: dict, label: str, show=None) -> O
         outcome.seconds = round(time.monotonic() - begun, 1)
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / path.name, nbformat.writes(notebook).encode())
-        write_whole(out / f"{path.stem}.html", _page(notebook).encode())
+        write_whole(out / f"{path.stem}.html", _page(notebook, path.stem).encode())
     line.end(f"{label}  {outcome.state} in {_clock(outcome.seconds)}")
     return outcome
 
@@ -199,7 +199,8 @@ def write_gallery(out: Path, order: list[str], parameters: dict) -> Path:
         )
     shown = ", ".join(f"{k} = {v}" for k, v in parameters.items())
     page = _GALLERY.replace("{cards}", "\n".join(cards)).replace("{parameters}", html.escape(shown))
-    return write_whole(out / "index.html", page.encode())
+    link = ' <a href="glossary.html">Glossary</a>' if (out / "glossary.html").is_file() else ""
+    return write_whole(out / "index.html", page.replace("{glossary}", link).encode())
 
 
 def write_glossary(source: Path, out: Path) -> None:
@@ -210,7 +211,8 @@ def write_glossary(source: Path, out: Path) -> None:
     from nbformat.v4 import new_markdown_cell, new_notebook
 
     if source.is_file():
-        page = _page(new_notebook(cells=[new_markdown_cell(source.read_text("utf-8"))]))
+        text = new_markdown_cell(source.read_text("utf-8"))
+        page = _page(new_notebook(cells=[text]), "glossary")
         page = re.sub(r'(<h3 id|href)="#?[\w-]+"', lambda found: found[0].lower(), page)
         write_whole(out / "glossary.html", page.encode())
 
@@ -285,11 +287,13 @@ def _solutions(notebook) -> list:
     return [new_code_cell(source) for source in code]
 
 
-def _page(notebook) -> str:
+def _page(notebook, name: str = "notebook") -> str:
+    """As HTML; the browser's tab is called by the first heading."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
-    page = exporter.from_notebook_node(notebook)[0]
+    title = _summary(notebook, name)[0]
+    page = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0]
     return page.replace("../docs/glossary.md", "glossary.html")
 
 
@@ -356,7 +360,7 @@ a.card:hover{border-color:#0a6aa8}.card img{height:11rem;object-fit:contain;back
 </style></head><body>
 <h1>covidlab</h1>
 <p>Five papers on COVID-19 in chest CT and X-ray, run from top to bottom. {parameters}.<br>
-Research and teaching only, not for clinical use.</p>
+Research and teaching only, not for clinical use.{glossary}</p>
 <div class="grid">
 {cards}
 </div></body></html>

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidlab.predictions import MaskPredictions, Predictions
+from covidlab.predictions import MaskPredictions, Predictions, joined
 
 FRAME = pd.DataFrame({"label": ["b", "a", "c"], "patient_id": ["p", "q", "q"]}, index=[7, 8, 9])
 PROBABILITIES = np.array([[0.2, 0.7, 0.1], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4]])
@@ -109,3 +109,46 @@ def test_a_cut_is_a_probability_and_patients_need_a_column():
         m.at(50)
     with pytest.raises(ValueError, match="patient_id"):
         _ = m.patients
+
+
+# --- test parts of folds --------------------------------------------------------------------------
+
+
+def part_of(rows, **options):
+    frame = pd.DataFrame({"label": list("bac"), "image": ["z.png", "x.png", "y.png"]}).iloc[rows]
+    return Predictions(frame, PROBABILITIES[rows], ("a", "b", "c"), **options)
+
+
+def test_parts_become_one_in_their_order_or_by_the_images():
+    parts = [part_of([2, 0], positive="b", name="fold 1"), part_of([1], positive="b")]
+    whole = joined(parts)
+    assert whole.frame["image"].tolist() == ["y.png", "z.png", "x.png"]
+    assert np.array_equal(whole.probabilities, PROBABILITIES[[2, 0, 1]].astype(np.float32))
+    assert (whole.name, whole.positive) == ("fold 1", "b")
+    sorted_ = joined(parts, "all", by="image")
+    assert sorted_.frame["image"].tolist() == ["x.png", "y.png", "z.png"]
+    assert np.array_equal(sorted_.probabilities, PROBABILITIES[[1, 2, 0]].astype(np.float32))
+    assert sorted_.name == "all"
+
+
+def test_masks_are_joined_with_their_truth():
+    halves = [
+        MaskPredictions(MASKS["frame"].iloc[[i]], MASKS["probabilities"][[i]], TRUTH[[i]])
+        for i in (1, 0)
+    ]
+    whole = joined(halves)
+    assert np.array_equal(whole.truth, TRUTH[[1, 0]])
+    assert np.allclose(whole.probabilities[:, 1], INFECTED[[1, 0]])
+    assert whole.patients.tolist() == ["image:0", "p"]
+
+
+def test_what_is_no_cross_validation_is_not_joined():
+    with pytest.raises(ValueError, match="no predictions"):
+        joined([])
+    with pytest.raises(ValueError, match="x.png is in two parts"):
+        joined([part_of([0, 1]), part_of([1])])
+    other = Predictions(FRAME.replace({"label": {"c": "d"}}), PROBABILITIES, ("a", "b", "d"))
+    with pytest.raises(ValueError, match="'d'"):
+        joined([part_of([0]), other])
+    with pytest.raises(ValueError, match="MaskPredictions"):
+        joined([part_of([0]), MaskPredictions(**MASKS)])

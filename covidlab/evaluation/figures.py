@@ -192,7 +192,7 @@ def plot_calibration(
             **style,
         )
     ax.set(xlabel="mean predicted probability", ylabel="share of positives")
-    return _finish(figure, ax, "upper left", level)
+    return _finish(figure, ax, "best", level)
 
 
 def show_segmentations(

@@ -69,7 +69,9 @@ def test_links_to_the_glossary_lead_somewhere_and_stand_once(notebook):
 
 def test_links_to_the_glossary_work_on_the_exported_pages(tmp_path):
     workbook.write_glossary(ROOT / "docs" / "glossary.md", tmp_path)
-    anchors = set(re.findall(r'<h3 id="([^"]+)"', (tmp_path / "glossary.html").read_text("utf-8")))
+    page = (tmp_path / "glossary.html").read_text("utf-8")
+    assert "<title>Glossary</title>" in page
+    anchors = set(re.findall(r'<h3 id="([^"]+)"', page))
     wanted = {link for each in NOTEBOOKS.values() for link in re.findall(LINK, text(each))}
     assert wanted and wanted <= anchors
     book = nbformat.v4.new_notebook(
