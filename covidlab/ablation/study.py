@@ -265,7 +265,8 @@ class Study:
                 new["seeds"] = sorted({*old["seeds"], *new["seeds"]})
             if not write:
                 return
-            content = new | {"fingerprints": dict(fingerprints)}
+            last = {k: getattr(self, k) for k in ("profile", "design", "n", "seed")}
+            content = new | {"fingerprints": dict(fingerprints), "last asked": last}
             write_whole(file, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
     def _agree(self, old: dict, new: dict, fingerprints: Mapping[str, str]):

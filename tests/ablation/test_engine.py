@@ -293,6 +293,8 @@ def test_seeds_levels_and_factors_can_be_added(copied, monkeypatch, own):
         ["none", "0.5"],
     ]
     assert len(trained) == 2 and before.items() <= records(copied).items()
+    told = json.loads((more.folder / "study.json").read_text())
+    assert told["seeds"] == [0, 1, 2] and told["last asked"]["design"] == "one at a time"
     assert table["train images"].iloc[3] == pytest.approx(table["train images"].iloc[0] / 2, abs=2)
     with pytest.raises(ValueError, match="was begun with enhance: stretch.*add to it"):
         here(copied)
