@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import pandas as pd
 
@@ -67,7 +64,7 @@ def write(name, rows, args):
     table.to_csv(args.out / f"{name}.csv", index=False)
 
 
-def parser(doc, tasks, folds=5, trains=True):
+def parser(doc, tasks, folds=5):
     """The options that all have; `task` is one of the functions."""
     made = argparse.ArgumentParser(description=doc.splitlines()[0])
     made.add_argument("task", choices=tasks)

@@ -34,6 +34,7 @@ from covidlab.predictions import joined
 LUNGS, SICK, WELL = "cxr-lungmask-mc-shenzhen", "cxr-ieee8023-gb", "cxr-ozturk"
 METRICS = ["accuracy", "precision", "recall", "f_score", "specificity", "roc_auc"]
 FOLLOWED = 3  # X-rays of a patient
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
 # `fast` finds real lungs at a size and with augmentations that a laptop's notebook has no time for.
 LONGER = {
     "size": 192,
@@ -261,28 +262,44 @@ def compared(data, cut, recipe, schemes, args):
 
 
 def timings(args):
-    """Milliseconds an image alone takes, after warming up: the median of some."""
+    """Milliseconds an image takes, alone and in the batch that suits the machine, after warming up."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     what = (
         torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     )
-    size, rows = args.size or 256, []
+    size, rows, printed = args.size or 256, [], published_ms()
     segmenters = args.networks or training.TAHIR_SEGMENTERS
-    classifiers = dict.fromkeys((*training.TAHIR_NETWORKS, *training.TAHIR_FAMILY_NETWORKS))
+    classifiers = args.networks or training.TAHIR_NETWORKS
     kinds = [(n, models.create_segmenter, 1, 2) for n in segmenters if n in models.SEGMENTERS]
-    kinds += [
-        (n, models.create, 3, 3) for n in args.networks or classifiers if n in models.NETWORKS
-    ]
+    kinds += [(n, models.create, 3, 3) for n in classifiers if n in models.NETWORKS]
     for name, create, channels, classes in kinds:
-        net = create(name, channels, classes).eval().to(device)
-        x = torch.rand(1, channels, size, size, device=device)
-        took = clocked(lambda net=net, x=x: net(x), device, args.rounds)
+        net = create(name, channels, classes).eval().to(device, memory_format=torch.channels_last)
+        took = {}
+        for batch in BATCHES:
+            x = torch.rand(batch, channels, size, size, device=device)
+            x = x.to(memory_format=torch.channels_last)
+            rounds = max(3, args.rounds // batch)
+            took[batch] = clocked(lambda net=net, x=x: net(x), device, rounds) / batch
+            if took[batch] > 1.03 * min(took.values()):
+                break  # larger ones are slower still
         about = {"network": name, "device": what, "size": size}
-        rows.append(about | {"million": models.count_parameters(net) / 1e6, "ms": took})
+        about |= {"million": models.count_parameters(net) / 1e6, "ms": took[1]}
+        fastest = min(took, key=took.get)
+        about |= {"best batch": fastest, "ms in best batch": took[fastest]}
+        rows.append(about | {"ms printed": printed.get(name, np.nan)})
         print(rows[-1], flush=True)
     write("tahir_timings", rows + whole_system(what, args), args)
+
+
+def published_ms():
+    """Milliseconds of Tables 11 and 12 (GeForce GTX 1080), by our names."""
+    both = pd.concat([evaluation.published("tahir", table) for table in (11, 12)])
+    of = both["Encoder"].fillna(both["Model"]).str.replace(r"(Net|Inception)", r"\1-", regex=True)
+    decoder = both["Model"].str.replace(" ", "")
+    names = np.where(both["Encoder"].isna(), of, decoder + " (" + of + ")")
+    return dict(zip(names, both["Inference Time (ms)"], strict=True))
 
 
 def whole_system(what, args):

@@ -14,6 +14,7 @@ from .loop import (
     propose,
     queue,
     review,
+    saved,
     train,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "propose",
     "queue",
     "review",
+    "saved",
     "standing",
     "state",
     "train",

@@ -303,6 +303,25 @@ def needed(curve: pd.DataFrame, target: float, column: str = "drawn") -> tuple[f
     return float(drawn[-1]), False
 
 
+def saved(loop: pd.DataFrame, hand: pd.DataFrame, pixels: float = 1.0) -> dict[str, float]:
+    """What the loop saves over drawing every mask by hand, asked in three ways that need not agree.
+
+    `loop` and `hand` are curves of `collaborate` over the same images with and without proposals,
+    `pixels` those of a whole mask: masks until every X-ray has one; masks until the network by hand
+    is as good as the loop's last; and the same in pixels drawn, in whole masks. `reached` is False
+    where the hand never was as good: the last two are then too small. Negative: the loop cost more.
+    """
+    end = loop.iloc[-1]
+    masks, reached = needed(hand, end["dice"])
+    drawn, _ = needed(hand, end["dice"], "pixels")
+    return {
+        "masks, until every X-ray has one": float(hand["drawn"].iloc[-1] - end["drawn"]),
+        "masks, until the network is as good": masks - float(end["drawn"]),
+        "whole masks of pixels, until it is as good": (drawn - float(end["pixels"])) / pixels,
+        "reached": reached,
+    }
+
+
 def _entropy(chances: np.ndarray) -> float:
     """Mean over the pixels of (C, H, W) probabilities, in bits."""
     p = np.clip(chances, 1e-12, 1)

@@ -19,6 +19,7 @@ from covidlab.annotation import (
     propose,
     queue,
     review,
+    saved,
     train,
 )
 
@@ -247,3 +248,14 @@ def test_masks_needed_are_read_between_two_rounds():
     assert needed(curve, 0.95) == (40, False)
     falls = pd.DataFrame({"drawn": [10, 20, 40], "dice": [0.5, 0.8, 0.7]})
     assert needed(falls, 0.75)[0] == pytest.approx(10 + 10 * 0.25 / 0.3)
+
+
+def test_savings_by_hand():
+    hand = pd.DataFrame({"drawn": [10, 30, 70], "pixels": [1e3, 3e3, 7e3], "dice": [0.5, 0.7, 0.9]})
+    loop = pd.DataFrame(
+        {"drawn": [10, 15, 20], "pixels": [1e3, 1.2e3, 1.4e3], "dice": [0.5, 0.6, 0.8]}
+    )
+    # as good as 0.8: halfway from 30 to 70 masks, and from 3,000 to 7,000 pixels
+    assert list(saved(loop, hand, pixels=100).values()) == pytest.approx([50, 30, 36, True])
+    better = loop.assign(dice=[0.5, 0.6, 0.95])
+    assert list(saved(better, hand).values()) == pytest.approx([50, 50, 5600, False])
