@@ -119,25 +119,25 @@ def found_lungs(data, models):
 def covid(args):
     models, given = list(segmenters(args)), sources(args)
     masks = {name: found_lungs(data, models) for name, data in given.items()}
-    recipe, rows, elsewhere, whole = training.AHMED_HRNET.at(args.profile), [], [], []
+    recipe, rows, elsewhere, pooled = training.AHMED_HRNET.at(args.profile), [], [], []
     for variant in args.variants:
         cuts = {name: cut(data, masks[name], variant)[0] for name, data in given.items()}
-        found, asked = [], {name: [] for name in cuts if name != "mixture"}
+        found, heats, asked = [], [], {name: [] for name in cuts if name != "mixture"}
         for fold, learn, test in folds(cuts["mixture"], recipe, args):
             found.append(training.predict(learn, test, name=variant))
             inside = heat(learn, test)
             rows.append({"fold": fold} | row_of(learn, found[-1]) | interval(inside))
-            whole.append((variant, found[-1], inside))
+            heats.append(inside)
             for name, some in asked.items():
                 some.append(training.predict(learn, cuts[name], name=variant))
-        parts, heats = zip(*((p, h) for v, p, h in whole if v == variant), strict=True)
-        rows.append({"fold": 0} | row_of(learn, joined(parts)) | interval(pd.concat(heats)))
+        pooled.append(joined(found))
+        rows.append({"fold": 0} | row_of(learn, pooled[-1]) | interval(pd.concat(heats)))
         elsewhere += [called(name, averaged(some)) for name, some in asked.items()]
     aside = [row for name, data in given.items() for row in counted(name, data, masks[name])]
     write("ahmed_covid", rows, args)
     write("ahmed_elsewhere", elsewhere, args)
     write("ahmed_aside", aside, args)
-    write("ahmed_differences", list(differences(whole)), args)
+    write("ahmed_differences", list(differences(*pooled)), args)
 
 
 def cut(data, masks, variant):
@@ -202,12 +202,8 @@ def called(name, found):
     return about | scored(found, metrics)
 
 
-def differences(whole):
-    """ROC-AUC of each variant minus that of the first, on the images that both have."""
-    by = {}
-    for variant, found, _ in whole:
-        by.setdefault(variant, []).append(found)
-    first, *others = (joined(parts) for parts in by.values())
+def differences(first, *others):
+    """ROC-AUC of each minus that of the first, on the images that both have."""
     for other in others:
         a, b = shared(other, first), shared(first, other)
         change = evaluation.difference(a, b, "roc_auc")
@@ -229,18 +225,21 @@ def shared(found, other):
 
 
 def networks(args):
-    """Table 7 on the lungs alone."""
+    """Table 7 on the lungs alone; HRNet, which the others are compared with, is always there."""
     model, given = next(segmenters(args)), sources(args)["mixture"]
     data, _ = cut(given, found_lungs(given, [model]), "lungs")
-    base, rows = training.AHMED_HRNET.at(args.profile), []
-    for name in args.networks:
+    base, rows, pooled = training.AHMED_HRNET.at(args.profile), [], []
+    for name in dict.fromkeys((base.network, *args.networks)):
         options = base.options if name == base.network else {}
         recipe, found = base.but(network=name, options=options), []
         for fold, learn, test in folds(data, recipe, args):
             found.append(training.predict(learn, test, name="lungs"))
             rows.append({"fold": fold} | row_of(learn, found[-1]))
-        rows.append({"fold": 0} | row_of(learn, joined(found)))
+        pooled.append(joined(found))
+        rows.append({"fold": 0} | row_of(learn, pooled[-1]))
+        pooled[-1] = replace(pooled[-1], name=name)
     write("ahmed_networks", rows, args)
+    write("ahmed_networks_differences", list(differences(*pooled)), args)
 
 
 # ---- all of them -------------------------------------------------------------------------------
