@@ -2,6 +2,7 @@
 
     python benchmarks/ahmed.py lungs    [--folds 10]   U-Net on both collections of the paper
     python benchmarks/ahmed.py covid    [--folds 10] [--variants plain lungs …]   by patient
+    python benchmarks/ahmed.py calibration [--folds 10]   are its probabilities true, whom does it miss
     python benchmarks/ahmed.py networks [--folds 10] [--networks …]   Table 7, on the lungs alone
 
 COVID-19 is one collection, normal another, as in the paper. `covid` trains on the whole image, on
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 from _common import described, overlap, parser, scored, trained, write
 
-from covidlab import cascade, datasets, evaluation, explain, imaging, training
+from covidlab import cascade, datasets, evaluation, explain, imaging, severity, training
 from covidlab.predictions import joined
 
 LUNGS = "cxr-lungmask-mc-shenzhen"
@@ -140,6 +141,69 @@ def covid(args):
     write("ahmed_differences", list(differences(*pooled)), args)
 
 
+def calibration(args):
+    """Whether probabilities can be believed, at home and elsewhere, and who is missed."""
+    models, given = list(segmenters(args)), sources(args)
+    given = {name: given[name] for name in ("mixture", "unseen sources")}
+    masks = {name: found_lungs(data, models) for name, data in given.items()}
+    recipe, rows, bands = training.AHMED_HRNET.at(args.profile), [], []
+    for variant in ("plain", "lungs"):
+        cuts = {name: cut(data, masks[name], variant)[0] for name, data in given.items()}
+        found, asked = [], []
+        for _, learn, test in folds(cuts["mixture"], recipe, args):
+            found.append(training.predict(learn, test, name=variant))
+            asked.append(training.predict(learn, cuts["unseen sources"], name=variant))
+        home, away = joined(found), averaged(asked)
+        scale = evaluation.temperature(home)
+        rows += [
+            believed("mixture", home) | {"temperature": 1.0},
+            believed("unseen sources", away) | {"temperature": 1.0},
+            believed("unseen sources", evaluation.with_temperature(away, scale))
+            | {"temperature": scale},
+        ]
+        bands += by_severity(home, given["mixture"])
+    write("ahmed_calibration", rows, args)
+    write("ahmed_severity", bands, args)
+
+
+def believed(name, found):
+    about = {"variant": found.name, "set": name, "dataset": sources_of(found.frame)}
+    about |= {"n": len(found), "patients": found.frame["patient_id"].nunique()}
+    measures = {
+        "calibration error": evaluation.calibration_error(found),
+        "by chance": evaluation.chance_calibration_error(found),
+        "brier": evaluation.brier(found),
+    }
+    for measure, interval in measures.items():
+        about |= {measure: interval.value}
+        about |= {f"{measure} low": interval.low, f"{measure} high": interval.high}
+    gain = evaluation.decision_curve(found, (0.5,)).iloc[0]
+    return about | gain[["gain", "gain low", "gain high"]].to_dict()
+
+
+def by_severity(found, data):
+    """Sensitivity by how much of the lung is drawn as infected, in thirds of the X-rays that have it."""
+    row = {image: i for i, image in enumerate(data.frame["image"])}
+    drawn = found.frame["infection_mask"].fillna("").ne("") & found.frame["label"].eq(CLASSES[0])
+    share = [
+        severity.infected_share(data.mask(row[image]), data.mask(row[image], "lung_mask"))
+        for image in found.frame["image"][drawn]
+    ]
+    thirds, edges = pd.qcut(share, 3, labels=("least", "middle", "most"), retbins=True)
+    keep = drawn.to_numpy()
+    some = replace(
+        found,
+        frame=found.frame[keep].assign(third=thirds.astype(str)),
+        probabilities=found.probabilities[keep],
+    )
+    table = evaluation.by_group(some, "third", ["recall"])
+    ends = dict(zip(("least", "middle", "most"), zip(edges, edges[1:], strict=False), strict=True))
+    for third, group in table.iterrows():
+        low, high = ends.get(third, (edges[0], edges[-1]))
+        about = {"variant": found.name, "dataset": SICK, "third": third}
+        yield about | {"share from": low, "share to": high} | group.to_dict()
+
+
 def cut(data, masks, variant):
     part, crop = VARIANTS[variant]
     return datasets.keep_lungs(data, masks, part, imaging.AHMED_REFINEMENT, crop, progress=False)
@@ -250,7 +314,7 @@ def sources_of(frame):
 
 
 def main():
-    tasks = {"lungs": lungs, "covid": covid, "networks": networks}
+    tasks = {"lungs": lungs, "covid": covid, "calibration": calibration, "networks": networks}
     options = parser(__doc__, tasks, folds=10)
     options.add_argument("--variants", nargs="+", default=[*VARIANTS], choices=VARIANTS)
     options.add_argument("--networks", nargs="+", default=[*training.AHMED_NETWORKS])
