@@ -108,6 +108,7 @@ def plot_progress(images, lungs, infections, days=None):
         axes["chart"].plot(range(n), shares[name], style, marker="o", color="#d55e00", label=name)
     axes["chart"].set_xticks(range(n), days)
     axes["chart"].yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes["chart"].margins(y=0.08)
     axes["chart"].set(xlabel="day", ylabel="infected part of the lung", ylim=(0, None))
     axes["chart"].legend(fontsize=8)
     return figure

@@ -51,6 +51,12 @@ def test_opens_with_aims_and_time_and_ends_with_solved_exercises(notebook):
     assert last.source.count("<details><summary>Solution</summary>") == len(exercises)
 
 
+def test_sections_are_numbered_without_a_gap(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    numbers = [int(n) for n in re.findall(r"^## (\d+) · ", text, re.M)]
+    assert numbers == list(range(1, len(numbers) + 1)) and numbers
+
+
 def test_every_section_that_computes_asserts_something(notebook):
     section, asserts, has_code = None, False, False
     for cell in [*notebook.cells, nbformat.v4.new_markdown_cell("## end")]:
