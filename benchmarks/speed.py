@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py glue      training through the glue, over the network alone
     python benchmarks/speed.py gpu       bfloat16, channels-last and compiled, over fp32 as it is
+    python benchmarks/speed.py precision what bfloat16 does to the result, beside what a seed does
     python benchmarks/speed.py study     runs of a study on one and on two workers
     python benchmarks/speed.py start     `import covidlab`
 
@@ -33,7 +34,7 @@ import torch
 from PIL import Image
 
 import covidlab
-from covidlab import datasets, imaging, training
+from covidlab import datasets, evaluation, imaging, training
 
 BATCHES = 6  # of an epoch
 NETWORKS = {  # at the papers' sizes
@@ -297,6 +298,35 @@ def peak(side):
     return torch.cuda.max_memory_allocated() / 2**30
 
 
+def precision(args):
+    """The same trainings in fp32 and with bfloat16: test ROC-AUC of each seed, and the paired gap."""
+    found = {"fp32": [], "bf16": []}
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        os.environ |= {"COVIDLAB_RUNS": folder}
+        data = datasets.load("phantom-ct", n_patients=120, seed=0, progress=False)
+        split = datasets.split(data, test=0.4, seed=0)
+        for seed in range(args.rounds):
+            for kind, values in found.items():
+                recipe = training.KHAN_SCREENING.fast()
+                dls = training.dataloaders(split, recipe, seed, progress=False)
+                learn = training.learner(dls, precision=kind)
+                training.fit(learn, show_progress=False)
+                values.append(auc(training.predict(learn, split.test)))
+    each = {kind: np.array(values) for kind, values in found.items()}
+    print("| precision | test ROC-AUC, mean of seeds (least–greatest) |\n|---|---|")
+    for kind, values in each.items():
+        print(f"| {kind} | {values.mean():.3f} ({values.min():.3f}–{values.max():.3f}) |")
+    gaps = each["bf16"] - each["fp32"]
+    spread = f"{gaps.min():+.3f} to {gaps.max():+.3f}, standard deviation {gaps.std(ddof=1):.3f}"
+    seeds = each["fp32"].std(ddof=1)
+    print(f"\nbf16 − fp32 {gaps.mean():+.3f} ({spread}); between seeds of fp32 {seeds:.3f}")
+    print(f"{len(split.test)} images to test, {args.rounds} seeds; {machine()}")
+
+
+def auc(found):
+    return evaluation.classification_metrics(found)["roc_auc"]
+
+
 def study(args):
     """The same study twice, each time from nothing, on one process and on two."""
     from covidlab import ablation
@@ -370,11 +400,11 @@ def quiet():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    tasks = {"glue": glue, "gpu": gpu, "study": study, "start": start}
+    tasks = {"glue": glue, "gpu": gpu, "precision": precision, "study": study, "start": start}
     parser.add_argument("task", choices=tasks)
     parser.add_argument("--only", nargs="+", choices=NETWORKS)
     parser.add_argument("--side", type=int, help="pixels, instead of each paper's size")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="or seeds")
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))
     parser.add_argument("--wall", action="store_true", help="wall clock, all threads")
     args = parser.parse_args()
