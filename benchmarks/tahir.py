@@ -41,7 +41,9 @@ LONGER = {"size": 192, "epochs": 15}
 
 
 def shaped(recipe, network, args):
-    return asked(recipe, args).but(network=network, options={})
+    """The profile's own network with its options, or another as it is."""
+    recipe = asked(recipe, args)
+    return recipe if network == recipe.network else recipe.but(network=network, options={})
 
 
 def folds(data, args):
