@@ -36,7 +36,6 @@ from PIL import Image
 import covidlab
 from covidlab import datasets, evaluation, imaging, training
 
-BATCHES = 6  # of an epoch
 NETWORKS = {  # at the papers' sizes
     "CoV-CTNet": training.KHAN_SCREENING,
     "ResNet-18": training.KHAN_SCREENING.but(network="ResNet-18"),
@@ -57,7 +56,7 @@ class Side:
     images: int
 
 
-def drawn(recipe, folder, batches=BATCHES):
+def drawn(recipe, folder, batches):
     """A training part of whole batches as PNG files of the recipe's size, masks beside them."""
     wanted = batches * recipe.batch_size
     options = {"slices_per_patient": 6, "truth": True, "progress": False}
@@ -89,7 +88,7 @@ def cases(args):
         recipe = recipe.but(size=args.side) if args.side else recipe
         with tempfile.TemporaryDirectory() as folder, quiet():
             os.environ |= {"COVIDLAB_RUNS": folder, "COVIDLAB_CACHE": folder}
-            yield name, recipe, drawn(recipe, folder)
+            yield name, recipe, drawn(recipe, folder, args.batches)
 
 
 def glue(args):
@@ -128,9 +127,9 @@ def sides_of(recipe, split, precision):
     learn = training.learner(
         training.dataloaders(split, recipe, progress=False), metrics=[], precision=precision
     )
-    n = BATCHES * recipe.batch_size
+    n = len(split.train)
     sides = [
-        Side("ceiling", partial(again, fresh(recipe, split, precision)), n),
+        Side("ceiling", partial(again, fresh(recipe, split, precision), n), n),
         Side("ours", partial(fitted, without_validation(learn)), n),
         Side("stock fastai", partial(fitted, stock(recipe, split, precision)), n),
     ]
@@ -157,12 +156,12 @@ def fitted(learn):
         learn.fit(1)
 
 
-def again(learn):
-    """The same batch, as often as an epoch has one, through network, loss and optimiser."""
+def again(learn, images):
+    """The same batch, until so many images went through network, loss and optimiser."""
     step = stepper(learn)
     if not hasattr(learn, "batch"):
         learn.batch = [b.as_subclass(torch.Tensor) for b in learn.dls.one_batch()]
-    for _ in range(BATCHES):
+    for _ in range(images // len(learn.batch[0])):
         step(*learn.batch)
 
 
@@ -281,8 +280,8 @@ def gpu(args):
         plain, mixed, compiled = (fresh(recipe, split, p) for p in ("fp32", "auto", "auto"))
         plain.model.to(memory_format=torch.contiguous_format)
         compiled.model = torch.compile(compiled.model)
-        n = BATCHES * recipe.batch_size
-        sides = [Side("", partial(again, each), n) for each in (plain, mixed, compiled)]
+        n = len(split.train)
+        sides = [Side("", partial(again, each, n), n) for each in (plain, mixed, compiled)]
         times = turns(sides, args.rounds, time.perf_counter)
         memory = [peak(side) for side in sides]
         cells = [f"{1000 * np.median(times[:, 0]):.2f}"]
@@ -405,6 +404,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=NETWORKS)
     parser.add_argument("--side", type=int, help="pixels, instead of each paper's size")
     parser.add_argument("--rounds", type=int, default=5, help="or seeds")
+    parser.add_argument("--batches", type=int, default=6, help="of an epoch")
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))
     parser.add_argument("--wall", action="store_true", help="wall clock, all threads")
     args = parser.parse_args()
