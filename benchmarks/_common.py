@@ -37,8 +37,9 @@ def scored(found, metrics):
 
 def overlap(found, region="lung"):
     table = evaluation.compare_masks([found], MASK_METRICS).xs(region, level="region").iloc[0]
-    whole = {"global_accuracy": float((found.predicted == found.truth).mean())}
-    return bounds(table, MASK_METRICS) | whole
+    each = evaluation.per_image(found)[f"iou / {region}"]
+    correct = float((found.predicted == found.truth).mean())
+    return bounds(table, MASK_METRICS) | {"image_iou": each.mean(), "global_accuracy": correct}
 
 
 def described(learn, found, seconds=None, dataset=None):
