@@ -302,7 +302,7 @@ def precision(args):
     found = {"fp32": [], "bf16": []}
     with tempfile.TemporaryDirectory() as folder, quiet():
         os.environ |= {"COVIDLAB_RUNS": folder}
-        data = datasets.load("phantom-ct", n_patients=120, seed=0, progress=False)
+        data = datasets.load("phantom-ct", n_patients=120, seed=0, difficulty=0.0, progress=False)
         split = datasets.split(data, test=0.4, seed=0)
         for seed in range(args.rounds):
             for kind, values in found.items():
