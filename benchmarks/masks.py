@@ -49,7 +49,8 @@ def one(dataset, seed):
             curves[arm] = annotation.collaborate(log, person, RECIPE, BATCHES, held, **options)
     pixels = np.mean([truth.mask(i, "lung_mask").sum() for i in range(len(truth))])
     ends = {f"dice, {arm}": curve["dice"].iloc[-1] for arm, curve in curves.items()}
-    about = {"dataset": dataset, "seed": seed, "X-rays": len(truth), "held back": len(held)}
+    about = {"dataset": dataset, "seed": seed}
+    about |= {"profile": "fast", "X-rays": len(truth), "n": len(held)}
     return about | annotation.saved(curves["loop"], curves["by hand"], pixels) | ends
 
 

@@ -183,7 +183,8 @@ def agreements(network, found, data, of):
     drawn, said = np.array(drawn), np.array(said)
     known = np.isfinite(drawn) & np.isfinite(said)
     table = severity.agreement(drawn[known], said[known], found.patients[sick][known])
-    return [{"network": network, "measure": m, **row} for m, row in table.iterrows()]
+    about = {"network": network, "dataset": SICK}
+    return [about | {"measure": m, **row} for m, row in table.iterrows()]
 
 
 def courses(learners, args):
@@ -205,7 +206,8 @@ def courses(learners, args):
         unseen = (m for m, s in learners if who in set(s.test.patients))
         learn = next(unseen, learners[0][0])  # of no fold's patients: any
         (found,) = cascade.LocaliseAndQuantify(lung, learn)([data.image(i)])
-        about = {"patient": who, "day": float(data.frame["offset"].iloc[i]), "dataset": SICK}
+        about = {"patient": who, "day": float(data.frame["offset"].iloc[i])}
+        about |= {"dataset": SICK, "n": 1}
         rows.append(about | {"image": data.frame["image"].iloc[i]} | found.share)
     return sorted(rows, key=lambda row: (row["patient"], row["day"]))
 

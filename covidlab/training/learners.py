@@ -43,7 +43,8 @@ from .reproducible import environment, set_seed
 class KeepBest(TrackerCallback):
     """Keeps the weights of the best epoch and puts them back at the end.
 
-    Like fastai's SaveModelCallback, but silent, and reading with `weights_only=True`.
+    Like fastai's SaveModelCallback, but silent, and reading with `weights_only=True`. The file is
+    replaced whole: where two processes train the same run at once, neither reads half a file.
     """
 
     order = TrackerCallback.order + 1
@@ -61,7 +62,8 @@ class KeepBest(TrackerCallback):
         super().after_epoch()
         if self.new_best:
             self.best_epoch = self.epoch + 1
-            torch.save(self.model.state_dict(), self.file)
+            with paths.replacing(self.file) as temporary:
+                torch.save(self.model.state_dict(), temporary)
 
     def after_fit(self):
         if self.run and self.best_epoch:
