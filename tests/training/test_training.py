@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -399,3 +400,28 @@ def test_a_scheme_of_three_channels_reaches_the_network(parts):
     pictures = [parts.valid.image(i) for i in range(len(parts.valid))]
     np.testing.assert_allclose(_probabilities(learn, pictures), found, atol=1e-4)
     np.testing.assert_allclose(_opened(learn, pictures, None)[2](slice(None)), x, atol=1e-4)
+
+
+def test_best_weights_stay_whole_when_the_next_writing_breaks_off(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from fastai.callback.tracker import TrackerCallback
+
+    from covidlab.training.learners import KeepBest
+
+    monkeypatch.setattr(TrackerCallback, "after_epoch", lambda self: None)
+    keep, model = KeepBest(tmp_path / "weights.pth"), torch.nn.Linear(2, 1)
+    keep.learn, keep.new_best = SimpleNamespace(model=model, epoch=0), True
+    keep.after_epoch()
+    first = {k: v.clone() for k, v in model.state_dict().items()}
+
+    def broken(state, file):
+        Path(file).write_bytes(b"half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError, match="no space"):
+        keep.after_epoch()
+    kept = torch.load(tmp_path / "weights.pth", weights_only=True)
+    assert all(torch.equal(kept[k], first[k]) for k in first)
+    assert [f.name for f in tmp_path.iterdir()] == ["weights.pth"]
