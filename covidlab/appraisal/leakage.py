@@ -51,7 +51,8 @@ def copies(
     Our own method: no paper here checks for copies. Among 1,664 real X-rays every pair above 0.8 is
     one picture as far as we can see, and none lies between 0.75 and 0.86; from 0.6 to 0.75 are
     X-rays of one patient on two days, but also slim people before one machine: a lower `same` finds
-    what has to be looked at.
+    what has to be looked at. On CT neighbouring slices of one volume reach 0.95: there only a pair
+    of two patients speaks of a copy.
 
     ValueError without a dataset, for two of one id, or for thresholds that are not in -1..1.
     """
