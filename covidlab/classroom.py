@@ -6,11 +6,15 @@ so that nobody's slider moves another's; it ends with the page, or unused after 
 the networks say is worked out before the first visitor comes, so the pages load arrays and no
 PyTorch: a process takes 110 MB of memory, that of the feature space 150 MB (measured on Linux, what
 is shared not counted), a class of 30 with a page each about 4 GB.
+
+A page opened in JupyterLab instead prepares itself, for the dataset, profile and seed in its cell of
+parameters; a page that is served shows what the command prepared, whatever stands in that cell.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import html
 import json
 import os
@@ -137,18 +141,19 @@ def add_classroom(subparsers) -> None:
     parser.add_argument("--open", action="store_true", help="open the pages in a browser")
     parser.add_argument("--dataset", default="phantom-ct", help="an id, a folder or a CSV")
     parser.add_argument("--profile", choices=tuple(PATIENTS), default="fast")
+    parser.add_argument("--seed", type=int, default=0, help="of phantoms, split and training")
     parser.add_argument(
         "--idle", type=float, default=30, help="minutes until an unused page is stopped"
     )
     parser.set_defaults(func=_command)
 
 
-def feature_space():
+def feature_space(dataset: str = "phantom-ct", profile: str = "fast", seed: int = 0):
     """The page of a screener's feature space: every image a point."""
     from covidlab.predictions import Predictions
     from covidlab.widgets import FeatureExplorer
 
-    found, frame, about = _load("screening")
+    found, frame, about = _load("screening", dataset, profile, seed)
     widget = FeatureExplorer(
         found["features"],
         frame,
@@ -162,11 +167,11 @@ def feature_space():
     return _page(widget, about["note"])
 
 
-def masks():
+def masks(dataset: str = "phantom-ct", profile: str = "fast", seed: int = 0):
     """The page of a segmenter's masks: where to cut them, and what that costs."""
     from covidlab.widgets import MaskInspector
 
-    found, frame, about = _load("masks")
+    found, frame, about = _load("masks", dataset, profile, seed)
     widget = MaskInspector(
         list(found["images"]),
         list(found["infection_mask"]),
@@ -178,11 +183,11 @@ def masks():
     return _page(widget, about["note"])
 
 
-def maps():
+def maps(dataset: str = "phantom-ct", profile: str = "fast", seed: int = 0):
     """The page of a screener's maps: where in an image it found what it says."""
     from covidlab.widgets import MapViewer
 
-    found, _, about = _load("maps")
+    found, _, about = _load("maps", dataset, profile, seed)
     masks = {name: found.get(f"{name}_mask") for name in ("lung", "infection")}
     widget = MapViewer.from_arrays(
         found["images"] / np.float32(255),
@@ -213,7 +218,7 @@ def _command(args) -> int:
     if Path(dataset).exists():
         dataset = str(Path(dataset).resolve())
     with tempfile.TemporaryDirectory(prefix="covidlab-classroom-") as folder:
-        prepare(Path(folder), dataset, args.profile)
+        prepare(Path(folder), dataset, args.profile, args.seed)
         shown = "127.0.0.1" if args.host in ("0.0.0.0", "::", "") else args.host
         print(f"[3/3] the pages are at http://{shown}:{args.port}/ (Ctrl-C stops them)")
         if shown != args.host:
@@ -333,16 +338,22 @@ def _save(folder, data, about, **arrays):
     (folder / "about.json").write_text(json.dumps(about), "utf-8")
 
 
-def _load(name):
+def _load(name, dataset, profile, seed):
     """Arrays, manifest rows and a few words that `prepare` left; the arrays stay on disk."""
     from covidlab.datasets import read_manifest
 
-    if not os.environ.get(FOLDER):
-        raise RuntimeError("this page needs `covidlab classroom` (or make classroom) to serve it")
-    folder = Path(os.environ[FOLDER]) / name
+    folder = Path(os.environ.get(FOLDER) or _by_itself(dataset, profile, seed).name) / name
     arrays = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
     about = json.loads((folder / "about.json").read_text("utf-8"))
     return arrays, read_manifest(folder / "manifest.csv"), about
+
+
+@functools.cache
+def _by_itself(dataset, profile, seed):
+    """What a page needs that nobody serves; the folder goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="covidlab-classroom-")
+    prepare(Path(folder.name), dataset, profile, seed)
+    return folder
 
 
 def _page(widget, note: str):

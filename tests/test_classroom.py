@@ -43,15 +43,16 @@ def own(tmp_path_factory):
 def prepared(own, tmp_path_factory):
     """What the pages of that dataset load, and what was said while it was made, twice over."""
     folders, said = [tmp_path_factory.mktemp("room") for _ in range(2)], [[], []]
+    runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as records_of_its_own:
-        records_of_its_own.setenv("COVIDLAB_RUNS", str(tmp_path_factory.mktemp("runs")))
+        records_of_its_own.setenv("COVIDLAB_RUNS", str(runs))
         for folder, lines in zip(folders, said, strict=True):
             classroom.prepare(folder, str(own), "smoke", show=lines.append)
-    return folders, said
+    return folders, said, runs
 
 
 def test_the_second_start_takes_the_records_of_the_first(prepared):
-    (first, second), (before, after) = prepared
+    (first, second), (before, after), _ = prepared
     assert not any("trained before" in line for line in before)
     assert sum("trained before" in line for line in after) == 2
     files = sorted(file.relative_to(first) for file in first.rglob("*.npy"))
@@ -96,6 +97,19 @@ def test_pages_hold_what_was_prepared_in_the_type_asked_for(prepared, monkeypatc
     assert not widget.large and "24px" not in style.value and 'href="/"' in note.value
     probability = np.load(prepared[0][0] / "masks" / "probability.npy")
     assert (widget.mask(0, threshold=0.5) == (probability[0] >= 0.5)).all()
+
+
+def test_a_page_that_nobody_serves_prepares_itself_once(prepared, own, monkeypatch):
+    monkeypatch.setenv("COVIDLAB_RUNS", str(prepared[2]))
+    monkeypatch.delenv(classroom.FOLDER, raising=False)
+    asked = []
+    work = classroom.prepare
+    monkeypatch.setattr(classroom, "prepare", lambda *a: [asked.append(a[1:]), work(*a)])
+    alone = [getattr(classroom, name)(str(own), "smoke", 0) for name in ("masks", "maps")]
+    assert asked == [(str(own), "smoke", 0)], "the second page takes what the first prepared"
+    monkeypatch.setenv(classroom.FOLDER, str(prepared[0][0]))
+    served = classroom.masks("another dataset", "fast", 7)
+    assert (alone[0].children[1].mask(0) == served.children[1].mask(0)).all()
 
 
 @pytest.mark.parametrize(
@@ -184,9 +198,6 @@ def test_what_cannot_work_is_said_before_any_work(own, tmp_path, capsys, monkeyp
         classroom.prepare(tmp_path, str(own / "bare.csv"), "smoke")
     with pytest.raises(ValueError, match="profile='paper' must be one of smoke, fast"):
         classroom.prepare(tmp_path, profile="paper")
-    monkeypatch.delenv(classroom.FOLDER, raising=False)
-    with pytest.raises(RuntimeError, match="covidlab classroom"):
-        classroom.masks()
 
 
 def test_the_landing_page_lists_the_pages_and_trusts_none(tmp_path):
@@ -205,11 +216,13 @@ def test_the_landing_page_lists_the_pages_and_trusts_none(tmp_path):
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
 def test_a_page_is_a_title_two_sentences_a_widget_and_three_tasks(path):
     notebook = nbformat.read(path, as_version=4)
-    first, code, last = notebook.cells
+    first, parameters, code, last = notebook.cells
+    assert parameters.metadata.tags == ["parameters"]
+    assert parameters.source == 'DATASET = "phantom-ct"\nPROFILE = "fast"\nSEED = 0'
     title, text = first.source.split("\n\n")
     assert title == f"# {notebook.metadata.title}"
     assert len(re.findall(r"[.?](?:\s|$)", text.replace("et al. ", ""))) == 2
-    assert code.source.endswith(f"classroom.{path.stem}()")
+    assert code.source.endswith(f"classroom.{path.stem}(DATASET, PROFILE, SEED)")
     assert not code.outputs and code.execution_count is None and "widgets" not in notebook.metadata
     assert re.findall(r"^(\d)\. ", last.source, re.M) == ["1", "2", "3"]
     assert last.source.endswith("**Research and teaching only, not for clinical use.**")
