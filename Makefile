@@ -73,7 +73,7 @@ format: $(VENV)/.test
 bench: $(VENV)/.run
 	$(BIN)/python benchmarks/phantom.py
 	$(BIN)/python benchmarks/models.py
-	for task in start study precision glue; do $(BIN)/python benchmarks/speed.py $$task || exit 1; done
+	for task in start study precision glue augment gpu; do $(BIN)/python benchmarks/speed.py $$task || exit 1; done
 	$(BIN)/python benchmarks/cam.py
 	$(BIN)/python benchmarks/tahir.py timings --out build/bench
 

@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py glue      training through the glue, over the network alone
     python benchmarks/speed.py gpu       bfloat16, channels-last and compiled, over fp32 as it is
+    python benchmarks/speed.py augment   each paper's augmentation, where the network is and here
     python benchmarks/speed.py precision what bfloat16 does to the result, beside what a seed does
     python benchmarks/speed.py study     runs of a study on one and on two workers
     python benchmarks/speed.py start     `import covidlab`
@@ -44,6 +45,13 @@ NETWORKS = {  # at the papers' sizes
         pretrained=False, masks=("infection_mask",)
     ),
 }
+AUGMENTED = {  # what the papers do to their training images at random
+    "Garg": training.GARG_FIRST_SOURCE.but(pretrained=False),
+    "Alom": training.ALOM_XRAY,
+    "Tahir, Study I": training.TAHIR_FAMILY.but(pretrained=False),
+    "Ahmed": training.AHMED_HRNET,
+    "Ahmed, lungs": training.AHMED_LUNGS,
+}
 GPU = torch.cuda.is_available()
 
 
@@ -81,10 +89,12 @@ def drawn(recipe, folder, batches):
     return datasets.Split(*(data.where(part) for part in parts), "whole batches, and one, and one")
 
 
-def cases(args):
-    """(name, recipe, images drawn for it) of each network that is asked for."""
-    for name in args.only or NETWORKS:
-        recipe = NETWORKS[name].but(epochs=1)
+def cases(args, recipes=NETWORKS):
+    """(name, recipe, images drawn for it) of each that is asked for."""
+    if unknown := set(args.only or []) - set(recipes):
+        sys.exit(f"--only {sorted(unknown)}: {args.task} knows {', '.join(recipes)}")
+    for name in args.only or recipes:
+        recipe = recipes[name].but(epochs=1)
         recipe = recipe.but(size=args.side) if args.side else recipe
         with tempfile.TemporaryDirectory() as folder, quiet():
             os.environ |= {"COVIDLAB_RUNS": folder, "COVIDLAB_CACHE": folder}
@@ -273,7 +283,8 @@ def monai_epoch(recipe, split, precision):
 def gpu(args):
     """Each network three ways: the same batch, trained on."""
     if not GPU:
-        sys.exit("speed.py gpu: no CUDA device here")
+        print("speed.py gpu: no CUDA device here, nothing measured")
+        return
     print("| network | px | batch | fp32, ms an image | bf16, channels-last | compiled too | GiB |")
     print("|---|---|---|---|---|---|---|")
     for name, recipe, split in cases(args):
@@ -295,6 +306,32 @@ def peak(side):
     torch.cuda.reset_peak_memory_stats()
     side.epoch()
     return torch.cuda.max_memory_allocated() / 2**30
+
+
+def augment(args):
+    """A batch in memory, augmented again and again, beside a step of the paper's network with it."""
+    from fastai.basics import Pipeline
+
+    places = ["cpu", *(["cuda"] if GPU else [])]
+    where = " | ".join(f"augmenting on {place}, of a step" for place in places)
+    print(f"| paper | network | px | batch | ms an image, a step | {where} |")
+    print("|---|---|---|---|---|" + "---|" * len(places))
+    # a processor takes a minute for a step of Garg's 64 images
+    quick = {k: r for k, r in AUGMENTED.items() if GPU or r.batch_size <= 32}
+    for name, recipe, split in cases(args, quick):
+        learn = fresh(recipe, split, args.precision)
+        n = recipe.batch_size
+        sides, loader = [Side("step", partial(again, learn, n), n)], learn.dls.train
+        for place in places:
+            batch = [part.to(place) for part in loader.dataset.batch(range(n))]
+            chain = Pipeline(training.augmentations(**recipe.augment), split_idx=0)
+            sides.append(Side(place, partial(chain, tuple(batch)), n))
+        times = turns(sides, args.rounds, time.perf_counter)
+        shares = [times[:, i] / times[:, 0] for i in range(1, len(sides))]
+        cells = [f"{np.median(s):.3f} ({s.min():.3f}–{s.max():.3f})" for s in shares]
+        about = f"{recipe.network} | {recipe.size} | {n} | {1000 * np.median(times[:, 0]):.1f}"
+        print(f"| {name} | {about} | {' | '.join(cells)} |", flush=True)
+    print(f"\n{args.precision}, {args.rounds} rounds; {machine()}")
 
 
 def precision(args):
@@ -404,9 +441,9 @@ def quiet():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    tasks = {"glue": glue, "gpu": gpu, "precision": precision, "study": study, "start": start}
+    tasks = {f.__name__: f for f in (glue, gpu, augment, precision, study, start)}
     parser.add_argument("task", choices=tasks)
-    parser.add_argument("--only", nargs="+", choices=NETWORKS)
+    parser.add_argument("--only", nargs="+", help="of the networks, or of the papers")
     parser.add_argument("--side", type=int, help="pixels, instead of each paper's size")
     parser.add_argument("--rounds", type=int, default=5, help="or seeds")
     parser.add_argument("--batches", type=int, default=6, help="of an epoch")
