@@ -10,7 +10,6 @@ of four heads and ensemble, out-of-fold scores included, on drawn features of th
 profile's network gives.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -20,8 +19,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import numpy as np
 import pandas as pd
 import torch
+from _common import bounds, parser, trained, write
 
-from covidlab import datasets, evaluation, paths, training
+from covidlab import datasets, evaluation, training
 
 METRICS = ["accuracy", "recall", "specificity", "roc_auc"]
 CLASSES = ("Normal", "CAP", "COVID-19")
@@ -38,30 +38,21 @@ def slices(args):
         said = []
         for name, stages in scales.items():
             one = recipe.but(options=recipe.options | {"stages": stages})
-            learn = training.learner(training.dataloaders(split, one, seed=seed, progress=False))
-            record = training.fit(learn, reuse=True, show_progress=False)
+            learn = trained(split, one, args, seed)
             said.append(training.predict(learn, split.test, name=name))
-            rows.append(described(record, said[-1], data) | bounds(said[-1], seed))
-            print(rows[-1], flush=True)
+            each = evaluation.compare(said[-1:], METRICS, seed=seed).iloc[0]
+            rows.append(described(learn.record, said[-1], data) | bounds(each, METRICS))
         change = evaluation.difference(*said, "roc_auc", seed=seed)
         numbers = {"roc_auc": change.value, "roc_auc low": change.low, "roc_auc high": change.high}
-        rows.append(rows[-1] | dict.fromkeys(bounds(said[-1], seed)) | {"network": "difference"})
-        rows[-1] |= numbers
-    table = pd.DataFrame(rows).round(4)
-    table.insert(1, "profile", args.profile)
-    print(table.to_string(index=False))
-    table.to_csv(paths.data() / "recorded" / "garg_slices.csv", index=False)
+        none = dict.fromkeys(bounds(each, METRICS))
+        rows.append(rows[-1] | none | {"network": "difference"} | numbers)
+    write("garg_slices", rows, args)
 
 
 def described(record, found, data):
     about = {"dataset": data.card.id, "network": found.name, "seed": record.seed}
     about |= {"epochs": record.recipe["epochs"], "best epoch": record.best_epoch}
     return about | {"n": len(found), "patients": found.frame["patient_id"].nunique()}
-
-
-def bounds(found, seed):
-    row = evaluation.compare([found], METRICS, seed=seed).iloc[0]
-    return {m + end: row[m + end] for m in METRICS for end in ("", " low", " high")}
 
 
 def drawn(n, slices_each, length, seed, first=0):
@@ -83,9 +74,11 @@ def patients(args):
     train = drawn(args.patients, args.slices, length, 0)
     valid = drawn(max(6, args.patients // 3), args.slices, length, 1, first=args.patients)
     recipe = training.GARG_PATIENTS.at(args.profile)
-    begun = time.perf_counter()
-    model = training.fit_patients(train, valid, recipe, reuse=False, progress=False)
-    fitted = time.perf_counter()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["COVIDLAB_CACHE"] = cache
+        begun = time.perf_counter()
+        model = training.fit_patients(train, valid, recipe, reuse=False, progress=False)
+        fitted = time.perf_counter()
     model.predict(valid)
     print(
         f"{args.patients} patients of about {args.slices} slices, {length} features, profile "
@@ -96,21 +89,15 @@ def patients(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("slices", "patients"))
-    parser.add_argument("--dataset", default="ct-covidct-ucsd")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--profile", default="fast", choices=("smoke", "fast", "paper"))
-    parser.add_argument("--patients", type=int, default=100)
-    parser.add_argument("--slices", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch does")
-    args = parser.parse_args()
-    if args.what == "slices":
-        slices(args)
-        return
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["COVIDLAB_CACHE"] = cache
-        patients(args)
+    tasks = {"slices": slices, "patients": patients}
+    options = parser(__doc__, tasks)
+    options.add_argument("--dataset", default="ct-covidct-ucsd")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--patients", type=int, default=100)
+    options.add_argument("--slices", type=int, default=5)
+    options.add_argument("--threads", type=int, default=0, help="0: as torch does")
+    args = options.parse_args()
+    tasks[args.task](args)
 
 
 if __name__ == "__main__":
