@@ -192,7 +192,10 @@ def plot_calibration(
             **style,
         )
     ax.set(xlabel="mean predicted probability", ylabel="share of positives")
-    return _finish(figure, ax, "best", level)
+    figure = _finish(figure, ax, "upper center", level)
+    # below the axes: points and bars may lie in every corner
+    ax.get_legend().set_bbox_to_anchor((0.5, -0.14))
+    return figure
 
 
 def show_segmentations(
