@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -236,28 +235,31 @@ def _processes(todo, bar, workers: int, environment) -> dict[str, BaseException]
 
     # what must be set before torch is imported; each job brings the rest, so that pools are reused
     early = {k: environment[k] for k in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
-    deaths: Counter = Counter()
-    while True:
-        pool = get_reusable_executor(workers, timeout=30, env=early)
+    suspects, why = [], {}
+    while todo or suspects:
+        # whoever was at work when a worker died may be to blame: each is tried by itself
+        alone = not todo
+        batch = [suspects.pop(0)] if alone else todo
+        pool = get_reusable_executor(1 if alone else workers, timeout=30, env=early)
         try:
-            lost = _round(pool, todo, bar)
+            lost = _round(pool, batch, bar)
         except BaseException:
             pool.shutdown(kill_workers=True)
             raise
-        again = [job for job in todo if job.id in lost]
-        running = {job.id for job in again if (job.folder / "started.json").is_file()}
-        if not running:
-            return lost
-        deaths.update(running)
-        for job in again:
-            if deaths[job.id] > 1:
-                (job.folder / "started.json").unlink(missing_ok=True)
+        why |= lost
+        again = [job for job in batch if job.id in lost]
+        running = [job for job in again if (job.folder / "started.json").is_file()]
+        if again and not running:
+            return {job.id: why[job.id] for job in again + suspects}
+        for job in running:
+            (job.folder / "started.json").unlink(missing_ok=True)
+            if alone:
                 jobs.note_failure(job.folder, _Died(lost[job.id]))
                 _count("failed", bar)
-        todo = [job for job in again if deaths[job.id] < 2]
-        todo.sort(key=lambda job: deaths[job.id])
-        if not todo:
-            return {}
+        if not alone:
+            suspects += running
+        todo = [] if alone else [job for job in again if job not in running]
+    return {}
 
 
 class _Died(RuntimeError):

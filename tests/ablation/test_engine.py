@@ -44,7 +44,7 @@ def records(planned):
     return {f: os.stat(f"{f}/weights.pth").st_mtime_ns for f in done["folder"]}
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=300):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -452,3 +452,31 @@ def test_a_run_that_kills_its_workers_has_failed_and_the_others_are_done(own, ti
     assert len(killed) == 2  # it was tried once more, in a fresh pool
     assert list(table["state"]) == ["done", "failed"]
     assert "two workers died of this run" in table["error"].iloc[1]
+
+
+def test_a_run_beside_the_one_that_kills_is_not_blamed(own, tiny, squares):
+    planned = study(tiny, squares, {"epochs": [60, 3000]}, seeds=[0])
+    short, long = (planned.folder / "runs" / run.id for run in planned.plan)
+    stop, killed = threading.Event(), []
+
+    def kill():
+        at_work = [run / "started.json" for run in (short, long)]
+        until(lambda: all(file.is_file() for file in at_work) or (short / "run.json").is_file())
+        while not stop.is_set():
+            try:
+                pid = json.loads(at_work[1].read_text())["pid"]
+            except (OSError, ValueError):
+                pid = None
+            if pid and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            time.sleep(0.005)
+
+    thread = background(kill)
+    try:
+        with pytest.warns(UserWarning, match="1 of 2 runs failed"):
+            table = planned.run(workers=2, progress=False)
+    finally:
+        stop.set()
+        thread.join()
+    assert list(table["state"]) == ["done", "failed"] and len(killed) == 2
