@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -425,16 +426,16 @@ def test_masks_are_compared_by_dice(own, squares):
 # --- last: it ends the pool that the others use ----------------------------------------------------
 
 
-def test_a_run_that_kills_its_workers_has_failed_and_the_others_are_done(own, tiny, squares):
-    planned = study(tiny, squares, {"epochs": [1, 3000]}, seeds=[0])
-    short, long = (planned.folder / "runs" / run.id for run in planned.plan)
+@contextmanager
+def killing(run, ready):
+    """Once `ready()`, every process that trains in the folder `run` is killed; yields their ids."""
     stop, killed = threading.Event(), []
 
     def kill():
-        until(lambda: (short / "run.json").is_file())
+        until(ready)
         while not stop.is_set():
             try:
-                pid = json.loads((long / "started.json").read_text())["pid"]
+                pid = json.loads((run / "started.json").read_text())["pid"]
             except (OSError, ValueError):
                 pid = None
             if pid and pid not in killed:
@@ -444,11 +445,20 @@ def test_a_run_that_kills_its_workers_has_failed_and_the_others_are_done(own, ti
 
     thread = background(kill)
     try:
-        with pytest.warns(UserWarning, match="1 of 2 runs failed"):
-            table = planned.run(workers=2, progress=False)
+        yield killed
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_run_that_kills_its_workers_has_failed_and_the_others_are_done(own, tiny, squares):
+    planned = study(tiny, squares, {"epochs": [1, 3000]}, seeds=[0])
+    short, long = (planned.folder / "runs" / run.id for run in planned.plan)
+    with (
+        killing(long, (short / "run.json").is_file) as killed,
+        pytest.warns(UserWarning, match="1 of 2 runs failed"),
+    ):
+        table = planned.run(workers=2, progress=False)
     assert len(killed) == 2  # it was tried once more, in a fresh pool
     assert list(table["state"]) == ["done", "failed"]
     assert "two workers died of this run" in table["error"].iloc[1]
@@ -457,26 +467,11 @@ def test_a_run_that_kills_its_workers_has_failed_and_the_others_are_done(own, ti
 def test_a_run_beside_the_one_that_kills_is_not_blamed(own, tiny, squares):
     planned = study(tiny, squares, {"epochs": [60, 3000]}, seeds=[0])
     short, long = (planned.folder / "runs" / run.id for run in planned.plan)
-    stop, killed = threading.Event(), []
+    at_work = [run / "started.json" for run in (short, long)]
 
-    def kill():
-        at_work = [run / "started.json" for run in (short, long)]
-        until(lambda: all(file.is_file() for file in at_work) or (short / "run.json").is_file())
-        while not stop.is_set():
-            try:
-                pid = json.loads(at_work[1].read_text())["pid"]
-            except (OSError, ValueError):
-                pid = None
-            if pid and pid not in killed:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-            time.sleep(0.005)
+    def both():
+        return all(file.is_file() for file in at_work) or (short / "run.json").is_file()
 
-    thread = background(kill)
-    try:
-        with pytest.warns(UserWarning, match="1 of 2 runs failed"):
-            table = planned.run(workers=2, progress=False)
-    finally:
-        stop.set()
-        thread.join()
+    with killing(long, both) as killed, pytest.warns(UserWarning, match="1 of 2 runs failed"):
+        table = planned.run(workers=2, progress=False)
     assert list(table["state"]) == ["done", "failed"] and len(killed) == 2
