@@ -316,7 +316,7 @@ def augment(args):
     where = " | ".join(f"augmenting on {place}, of a step" for place in places)
     print(f"| paper | network | px | batch | ms an image, a step | {where} |")
     print("|---|---|---|---|---|" + "---|" * len(places))
-    # a processor takes a minute for a step of Garg's 64 images
+    # Garg's step of 64 images is nothing for a processor
     quick = {k: r for k, r in AUGMENTED.items() if GPU or r.batch_size <= 32}
     for name, recipe, split in cases(args, quick):
         learn = fresh(recipe, split, args.precision)
@@ -369,8 +369,8 @@ def study(args):
 
     from covidlab import ablation, datasets
 
-    drawn = {"n_patients": 60}
-    datasets.load("phantom-ct", profile="fast", **drawn)  # drawing is not what is measured
+    few = {"n_patients": 60}
+    datasets.load("phantom-ct", profile="fast", **few)  # drawing is not what is measured
     found = []
     for round_ in range(args.rounds):
         for workers in (1, 2) if round_ % 2 == 0 else (2, 1):
@@ -383,7 +383,7 @@ def study(args):
                     small,
                     {"enhance": ["none", "idwt"]},
                     dataset="phantom-ct",
-                    data=drawn,
+                    data=few,
                     seeds=range(2),
                 )
                 begun = time.perf_counter()

@@ -251,14 +251,14 @@ def _processes(todo, bar, workers: int, environment) -> dict[str, BaseException]
         running = [job for job in again if (job.folder / "started.json").is_file()]
         if again and not running:
             return {job.id: why[job.id] for job in again + suspects}
-        for job in running:
-            (job.folder / "started.json").unlink(missing_ok=True)
-            if alone:
-                jobs.note_failure(job.folder, _Died(lost[job.id]))
-                _count("failed", bar)
         if not alone:
             suspects += running
-        todo = [] if alone else [job for job in again if job not in running]
+            todo = [job for job in again if job not in running]
+            continue
+        for job in running:
+            (job.folder / "started.json").unlink(missing_ok=True)
+            jobs.note_failure(job.folder, _Died(lost[job.id]))
+            _count("failed", bar)
     return {}
 
 

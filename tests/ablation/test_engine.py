@@ -70,6 +70,7 @@ def background(function):
 def serial(tmp_path_factory, squares, tiny):
     """Four runs, one after the other in this process."""
     folder = tmp_path_factory.mktemp("serial")
+    (folder / "cache").mkdir()  # stays empty where this process has prepared the images before
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COVIDLAB_CACHE", str(folder / "cache"))
         patch.setenv("COVIDLAB_RUNS", str(folder / "runs"))
