@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from covidlab import appraisal, evaluation
-from covidlab.appraisal.report_card import ANSWERED, ASKED, FOUND, ITEMS, MISSING, STATUSES, UNCLEAR
+from covidlab.appraisal.checklist import ANSWERED, ASKED, FOUND, ITEMS, MISSING, STATUSES, UNCLEAR
 from covidlab.datasets import Card, Dataset, Split
 from covidlab.predictions import MaskPredictions, Predictions
 from covidlab.training import RunRecord
