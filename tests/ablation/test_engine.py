@@ -15,6 +15,7 @@ import pytest
 
 from covidlab import paths
 from covidlab.ablation import Study, engine, jobs
+from covidlab.ablation import data as ablation_data
 from covidlab.datasets import LeakageWarning
 from covidlab.training import KHAN_SEGMENTATION, RunRecord
 
@@ -344,6 +345,58 @@ def test_changed_images_are_noticed(own, tiny, squares, tmp_path):
     shutil.copy(moved / "images/00.png", moved / "images/04.png")
     with pytest.raises(ValueError, match="are not those study 's' was begun with"):
         here(planned)
+
+
+# What fastai does on GPUs only, done without; and what each process was given is written down.
+NO_GPUS = """
+import os
+if "LOCAL_RANK" in os.environ:
+    import torch
+    torch.cuda.set_device = lambda device: None
+    torch.Tensor.cuda = lambda self: self
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm = classmethod(lambda cls, module: module)
+    Parallel = torch.nn.parallel.DistributedDataParallel
+    forward = Parallel.forward
+    def told(self, x):
+        if self.training:
+            with open(os.path.join({folder!r}, os.environ["LOCAL_RANK"]), "a") as file:
+                print(*x.sum((1, 2, 3)).tolist(), file=file)
+        return forward(self, x)
+    Parallel.forward = told
+"""
+
+
+def test_several_gpus_divide_each_batch(own, tiny, squares, monkeypatch):
+    pytest.importorskip("accelerate")
+    from covidlab import training
+
+    (own / "shim").mkdir()
+    (own / "shim" / "sitecustomize.py").write_text(NO_GPUS.format(folder=str(own)))
+    monkeypatch.syspath_prepend(own / "shim")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    planned = study(tiny.but(augment=None), squares, seeds=[0])
+    table = here(planned, gpus=2)
+    assert set(table["state"]) == {"done"}
+
+    given = [[line.split() for line in (own / rank).read_text().splitlines()] for rank in "01"]
+    steps = len(given[0]) // (len(table) * tiny.epochs)
+    assert len(given[1]) == len(given[0]) and steps == table["train images"][0] // tiny.batch_size
+    assert {len(images) for lines in given for images in lines} == {tiny.batch_size // 2}
+    epochs = [
+        sum(given[r][i : i + steps], []) for r in (0, 1) for i in range(0, len(given[0]), steps)
+    ]
+    assert all(len(set(images)) == len(images) for images in epochs)
+    both = zip(epochs[: len(epochs) // 2], epochs[len(epochs) // 2 :], strict=True)
+    assert not any(set(one) & set(other) for one, other in both)
+
+    # one record, whose weights are those of the network without the wrapper
+    assert len(list((own / "runs").glob("*/record.json"))) == len(table)
+    for run, (_, row) in zip(planned.plan, table.iterrows(), strict=True):
+        split = ablation_data.split(ablation_data.load(run.data, run.recipe), run.data, run.seed, 0)
+        dls = training.dataloaders(split, run.recipe, seed=run.seed, progress=False)
+        learn = training.learner(dls, weights=f"{row['folder']}/weights.pth")
+        again = training.predict(learn, split.test).probabilities
+        np.testing.assert_allclose(again, planned.predictions(row).probabilities, atol=1e-6)
 
 
 @pytest.mark.parametrize(
