@@ -360,7 +360,7 @@ def plot_extremes(
     ]
     ax.set_xticks(np.arange(len(names)), names)
     ax.set(ylim=(0, 1.08), ylabel="score")
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(groups))
     return figure
 
 
