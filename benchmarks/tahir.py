@@ -1,6 +1,7 @@
 """Tahir's thesis on real X-rays: lungs, infection and how much, three classes, SARS; and timings.
 
     python benchmarks/tahir.py lungs     [--networks …]   Montgomery and Shenzhen
+    python benchmarks/tahir.py zoo       [--networks …]   all fifteen on the first fold of these
     python benchmarks/tahir.py infection [--networks …]   94 X-rays with drawn infection, and healthy
     python benchmarks/tahir.py studyII   [--networks …]   COVID-19, pneumonia, none; plain and lungs
     python benchmarks/tahir.py family    [--networks …]   COVID-19 or SARS, four image schemes
@@ -81,6 +82,20 @@ def lungs(args):
             about = {"network": network, "mask": name} | described(learn, whole, seconds)
             rows.append(about | overlap(whole, "lung"))
     write("tahir_lungs", rows, args)
+
+
+def zoo(args):
+    """Every segmenter on the same images, small and short; and by how much it beats the first."""
+    split = next(folds(few(datasets.load(LUNGS), args), args))
+    recipe, rows, first = asked(training.TAHIR_SEGMENTATION, args), [], None
+    for network in args.networks or training.TAHIR_SEGMENTERS:
+        learn = trained(split, recipe.but(network=network, options={}), args, args.seed)
+        found = training.predict(learn, split.test)
+        first = found if first is None else first
+        gap = evaluation.mask_difference(found, first, "image_dice / lung")
+        ends = {"more": gap.value, "more low": gap.low, "more high": gap.high}
+        rows.append({"network": network} | described(learn, found) | overlap(found) | ends)
+    write("tahir_zoo", rows, args)
 
 
 def found_lungs(data, args):
@@ -352,7 +367,7 @@ def clocked(run, device, rounds):
 
 
 def main():
-    tasks = {"lungs": lungs, "infection": infection, "studyII": study_two}
+    tasks = {"lungs": lungs, "zoo": zoo, "infection": infection, "studyII": study_two}
     tasks |= {"family": family, "timings": timings}
     options = parser(__doc__, tasks)
     options.add_argument("--networks", nargs="+", help="by their names in covidlab.models")

@@ -236,7 +236,9 @@ def predictions(folder) -> Predictions | MaskPredictions:
 
 def _on_gpus(job: Job) -> None:
     """Trains in `gpus` processes that torchrun starts; the record is the first one's."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={job.gpus}")
+    # by address: a node need not know itself by name
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--local_addr=127.0.0.1")
+    torchrun += (f"--nproc_per_node={job.gpus}",)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.pickle"
         file.write_bytes(pickle.dumps(job))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -374,6 +375,8 @@ def test_several_gpus_divide_each_batch(own, tiny, squares, monkeypatch):
     (own / "shim" / "sitecustomize.py").write_text(NO_GPUS.format(folder=str(own)))
     monkeypatch.syspath_prepend(own / "shim")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    if sys.platform == "linux":
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     planned = study(tiny.but(augment=None), squares, seeds=[0])
     table = here(planned, gpus=2)
     assert set(table["state"]) == {"done"}
