@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import asked, bounds, described, overlap, parser, trained, write
+from _common import asked, bounds, described, overlap, parser, scored, trained, write
 
 from covidlab import cascade, datasets, evaluation, imaging, models, paths, severity, training
 from covidlab.predictions import joined
@@ -168,8 +168,8 @@ def infection(args):
             whole = joined(some)
             about = {"network": network, "input": name}
             about |= described(last[name], whole, seconds[name])
-            said = evaluation.classification_metrics(evaluation.detection(whole))
-            one_pixel = {f"detection {k}": said[k] for k in ("recall", "specificity")}
+            said = scored(evaluation.detection(whole), ["accuracy", "recall", "specificity"])
+            one_pixel = {f"detection {k}": v for k, v in said.items()}
             rows.append(about | overlap(whole, "infection") | one_pixel)
         rows += change(network, *(joined(parts[n]) for n in ("parallel", "cascaded")))
         shares += agreements(network, joined(parts["parallel"]), data, of)
