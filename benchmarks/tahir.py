@@ -92,9 +92,8 @@ def zoo(args):
         learn = trained(split, recipe.but(network=network, options={}), args, args.seed)
         found = training.predict(learn, split.test)
         first = found if first is None else first
-        gap = evaluation.mask_difference(found, first, "image_dice / lung")
-        ends = {"more": gap.value, "more low": gap.low, "more high": gap.high}
-        rows.append({"network": network} | described(learn, found) | overlap(found) | ends)
+        about = {"network": network} | described(learn, found) | overlap(found)
+        rows.append(about | gap("more", found, first, "lung"))
     write("tahir_zoo", rows, args)
 
 
@@ -171,18 +170,19 @@ def infection(args):
             said = scored(evaluation.detection(whole), ["accuracy", "recall", "specificity"])
             one_pixel = {f"detection {k}": v for k, v in said.items()}
             rows.append(about | overlap(whole, "infection") | one_pixel)
-        rows += change(network, *(joined(parts[n]) for n in ("parallel", "cascaded")))
+        both = [joined(parts[n]) for n in ("parallel", "cascaded")]
+        about = {"network": network, "input": "parallel − cascaded", "n": len(both[0])}
+        rows.append(about | gap("image_dice", *both, "infection"))
         shares += agreements(network, joined(parts["parallel"]), data, of)
     write("tahir_infection", rows, args)
     write("tahir_share", shares, args)
     write("tahir_course", courses(learners, args), args)
 
 
-def change(network, a, b):
-    gap = evaluation.mask_difference(a, b, "image_dice / infection")
-    start = {"network": network, "input": "parallel − cascaded", "n": len(a)}
-    ends = {"image_dice low": gap.low, "image_dice high": gap.high}
-    return [start | {"image_dice": gap.value} | ends]
+def gap(name, a, b, region):
+    """Mean Dice of a minus that of b on the same images, and the ends of its interval."""
+    found = evaluation.mask_difference(a, b, f"image_dice / {region}")
+    return {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
 
 
 def agreements(network, found, data, of):
